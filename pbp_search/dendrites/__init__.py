@@ -1,0 +1,28 @@
+"""Dendrites: what they are, how they are attached, recorded, grown and folded away."""
+
+from pbp_search.dendrites.attach import attach, dendritic_modules
+from pbp_search.dendrites.fold import FoldedLinear, fold, parameter_count, weight_bytes
+from pbp_search.dendrites.growth import Growth, grow
+from pbp_search.dendrites.module import Dendritic, Generation
+from pbp_search.dendrites.objective import Projection, correlation, standardise
+from pbp_search.dendrites.record import Record, record
+from pbp_search.dendrites.spec import DendriteSpec
+
+__all__ = [
+    "DendriteSpec",
+    "Dendritic",
+    "FoldedLinear",
+    "Generation",
+    "Growth",
+    "Projection",
+    "Record",
+    "attach",
+    "correlation",
+    "dendritic_modules",
+    "fold",
+    "grow",
+    "parameter_count",
+    "record",
+    "standardise",
+    "weight_bytes",
+]

@@ -1,0 +1,62 @@
+"""Where dendrites go: wrapping the modules of a network."""
+
+from collections import Counter
+
+from torch import nn
+
+from pbp_search.dendrites.module import Dendritic
+from pbp_search.dendrites.spec import DendriteSpec
+from pbp_search.errors import UnsupportedModuleError
+
+
+def attach(network: nn.Module, spec: DendriteSpec | None = None) -> dict[str, Dendritic]:
+    """Wrap every Linear of a network, in place, so that it can grow dendrites.
+
+    The network's function and parameters stay the same. A Linear that is the network itself cannot be replaced in
+    place: put it into a Sequential.
+
+    Args:
+        network: Any module. Exactly ``nn.Linear`` is wrapped; subclasses may be used in ways of their own.
+        spec: The form of the dendrites.
+
+    Returns:
+        The wrapped modules by their names in the network, in the network's order.
+
+    Raises:
+        UnsupportedModuleError: Nothing can be wrapped, a Linear is registered in two places, two modules share a
+            weight, or the network has been attached before.
+    """
+    spec = spec or DendriteSpec()
+    if dendritic_modules(network):
+        raise UnsupportedModuleError("The network has dendritic modules already: attach dendrites to it once.")
+    if type(network) is nn.Linear:
+        raise UnsupportedModuleError("The network itself is a Linear: put it into nn.Sequential to attach dendrites.")
+    owners = Counter(id(weight) for part in network.modules() for weight in part.parameters(recurse=False))
+    wrapped: dict[str, Dendritic] = {}
+    places: dict[int, str] = {}
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if type(module) is not nn.Linear:
+            continue
+        if id(module) in places:
+            raise UnsupportedModuleError(
+                f"The Linear {name!r} is the same module as {places[id(module)]!r}: "
+                "dendrites cannot be attached to a shared module."
+            )
+        if any(owners[id(weight)] > 1 for weight in module.parameters()):
+            raise UnsupportedModuleError(
+                f"The Linear {name!r} shares a weight with another module: dendrites cannot go on tied weights."
+            )
+        places[id(module)] = name
+        parent, _, child = name.rpartition(".")
+        wrapped[name] = Dendritic(module, spec)
+        setattr(network.get_submodule(parent), child, wrapped[name])
+    if not wrapped:
+        raise UnsupportedModuleError(
+            f"The network {type(network).__name__} has no nn.Linear: there is nothing to attach dendrites to."
+        )
+    return wrapped
+
+
+def dendritic_modules(network: nn.Module) -> dict[str, Dendritic]:
+    """The wrapped modules of a network by name, in the network's order."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, Dendritic)}

@@ -1,0 +1,288 @@
+"""A study: an Optuna study over a search space, its milestones, and its front."""
+
+import time
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field
+
+from pbp_search.errors import SettingsError, StudyError
+from pbp_search.front import Front
+from pbp_search.home import Home, check_name
+from pbp_search.search.rungs import FAILURE, MILESTONE, Rung, front_of, rungs_of, trials_of
+from pbp_search.search.space import SearchSpace
+from pbp_search.search.storage import open_storage
+from pbp_search.search.worker import Outcome, Setup, record_of
+from pbp_search.search.workers import run_workers
+from pbp_search.settings import Settings
+from pbp_search.tracking import Tracker
+from pbp_search.training import Checkpoint, Direction, Task, check_task
+
+_DEFINITION = "pbp_search"
+
+
+class Definition(Settings):
+    """What a study is, as its storage keeps it. A study is continued only with an equal one.
+
+    Attributes:
+        task: The task's name.
+        metric: The metric of the first objective.
+        direction: Its direction. The second objective, log10 of the parameters, is minimised.
+        space: What is searched.
+        seed: Keys every random stream of the study.
+    """
+
+    task: str
+    metric: str
+    direction: Direction
+    space: SearchSpace
+    seed: int = Field(ge=0)
+
+    def difference(self, other: "Definition") -> list[str]:
+        """Where two definitions differ, each as ``field: this one's value, not the other's``."""
+        mine, others = _flat(self.to_dict()), _flat(other.to_dict())
+        return [f"{field}: {mine[field]}, not {others[field]}" for field in mine if mine[field] != others[field]]
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": element for inner, element in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+class Study:
+    """A study in a storage. Make one with :meth:`create` or :meth:`load`.
+
+    Attributes:
+        name: Its name.
+        home: The folder that holds its state.
+        definition: What it searches.
+    """
+
+    def __init__(self, study: optuna.Study, home: Home, storage: str | None) -> None:
+        definition = study.user_attrs.get(_DEFINITION)
+        if definition is None:
+            raise StudyError(
+                f"The study {study.study_name!r} was not made by pbp-search: choose another name with --study."
+            )
+        self.name = study.study_name
+        self.home = home
+        self.definition = Definition.from_dict(definition)
+        self._optuna = study
+        self._storage = storage
+
+    @classmethod
+    def load(cls, name: str, home: Home, storage: str | None = None) -> "Study":
+        """Open an existing study.
+
+        Raises:
+            StudyError: There is none of this name, or another program made it.
+            StorageError: The storage cannot be opened.
+        """
+        opened = open_storage(home, storage, create=False)
+        names = sorted(optuna.get_all_study_names(opened))
+        if name not in names:
+            raise StudyError(f"There is no study {name!r}: available are {', '.join(names) or 'none'}.")
+        return cls(optuna.load_study(study_name=name, storage=opened), home, storage)
+
+    @classmethod
+    def create(
+        cls,
+        task: Task,
+        name: str | None = None,
+        home: Home | None = None,
+        *,
+        space: SearchSpace | None = None,
+        seed: int | None = None,
+        storage: str | None = None,
+    ) -> "Study":
+        """Make a study of a task, or open the one of that name if it is the same.
+
+        Args:
+            task: What is learned.
+            name: The study's name; the task's by default.
+            home: The folder that holds its state; ``mlruns`` by default.
+            space: What is searched; the default space over the task's widths.
+            seed: Keys every random stream; 0 for a new study, the study's own for an existing one.
+            storage: A database URL; an SQLite file in the home by default.
+
+        Raises:
+            StudyError: A study of this name differs in its task, space, objectives or seed.
+            StorageError: The storage cannot be opened.
+        """
+        name = check_name(name or task.name)
+        home = home or Home.at("mlruns")
+        opened = open_storage(home, storage)
+        with home.study(name).claim_lock():
+            exists = name in optuna.get_all_study_names(opened)
+            study = optuna.create_study(
+                study_name=name, storage=opened, directions=[task.direction, "minimize"], load_if_exists=True
+            )
+            if not exists:
+                definition = _define(task, space, seed or 0)
+                with warnings.catch_warnings():  # names for the dashboard; experimental in Optuna
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    study.set_metric_names([task.metric, "log10_parameters"])
+                study.set_user_attr(_DEFINITION, definition.to_dict())
+        created = cls(study, home, storage)
+        wanted = _define(task, space, created.definition.seed if seed is None else seed)
+        difference = created.definition.difference(wanted)
+        if difference:
+            raise StudyError(
+                f"The study {name!r} exists and differs ({'; '.join(difference)}): "
+                "give the new one another name (--study), or keep the old one under a dated name (--fresh)."
+            )
+        return created
+
+    def run(
+        self,
+        task: Task,
+        trials: int,
+        *,
+        timeout: float | None = None,
+        workers: int = 1,
+        tracking_uri: str | None = None,
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> Front[Rung]:
+        """Go on until the study has a number of finished trials in all.
+
+        What an earlier run left unfinished is done again first, and what it left unrecorded is recorded. Several
+        processes may run the same study at the same time.
+
+        Args:
+            task: The study's task.
+            trials: Finished trials to reach, failed ones included.
+            timeout: No rung starts after this many seconds.
+            workers: 1 trains in this process, more in processes of their own.
+            tracking_uri: MLflow's store; an SQLite file in the home by default.
+            on_outcome: Told each finished rung.
+
+        Returns:
+            The study's front.
+
+        Raises:
+            TaskError: The task is incomplete or does not fit together.
+            StorageError: A store cannot be opened.
+        """
+        if trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
+            raise SettingsError(
+                f"trials ({trials}), workers ({workers}) and timeout ({timeout}) must be greater than 0."
+            )
+        deadline = None if timeout is None else time.time() + timeout
+        check_task(task)
+        tracker = Tracker(self.home, self.name, tracking_uri)
+        tracker.begin(_flat(self.definition.to_dict()))
+        setup = Setup(
+            home=self.home,
+            study=self.name,
+            storage=self._storage,
+            tracking_uri=tracking_uri,
+            task=task,
+            space=self.definition.space,
+            seed=self.definition.seed,
+        )
+        status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
+        try:
+            self._record_missing(tracker)
+            for outcome in run_workers(setup, trials, deadline, workers):
+                if on_outcome is not None:
+                    on_outcome(outcome)
+            self._record_missing(tracker)
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        finally:
+            tracker.end(status, {"trials": len(self.finished()), "front_size": len(self.front())})
+        return self.front()
+
+    def finished(self) -> list[FrozenTrial]:
+        """The finished trials, failed ones included."""
+        return [trial for trial in trials_of(self._optuna) if trial.state.is_finished()]
+
+    def failures(self) -> dict[int, str]:
+        """The failed trials and their reasons."""
+        return {
+            trial.number: str(trial.user_attrs.get(FAILURE, "failed outside of this program"))
+            for trial in trials_of(self._optuna)
+            if trial.state == TrialState.FAIL
+        }
+
+    def rungs(self) -> list[Rung]:
+        """The rungs that left a milestone, by trial."""
+        return rungs_of(trials_of(self._optuna))
+
+    def front(self) -> Front[Rung]:
+        """The front of validation score against parameters."""
+        return front_of(self.rungs(), self.definition.direction)
+
+    def checkpoint(self, trial: int) -> Checkpoint:
+        """The milestone of a trial, with its weights.
+
+        Raises:
+            CheckpointError: Its file is missing or damaged.
+        """
+        return Checkpoint.load(self.home.study(self.name).milestone(trial))
+
+    def archive(self, tracking_uri: str | None = None) -> str:
+        """Keep the study under a dated name, so that a new one can take its name.
+
+        Returns:
+            The dated name.
+
+        Raises:
+            StudyError: A worker is training one of its trials.
+        """
+        folder = self.home.study(self.name)
+        dated = f"{self.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        with folder.claim_lock():
+            for trial in trials_of(self._optuna):
+                if trial.state == TrialState.RUNNING:
+                    lock = folder.trial_lock(trial.number)
+                    try:
+                        lock.acquire(timeout=0)
+                    except TimeoutError:
+                        raise StudyError(f"The study {self.name!r} is running (trial {trial.number}).") from None
+                    lock.release()
+            storage = self._optuna._storage
+            optuna.copy_study(from_study_name=self.name, from_storage=storage, to_storage=storage, to_study_name=dated)
+            folder.folder.rename(self.home.study(dated).folder)
+            optuna.delete_study(study_name=self.name, storage=storage)
+            Tracker(self.home, self.name, tracking_uri).rename(dated)
+        return dated
+
+    def _record_missing(self, tracker: Tracker) -> None:
+        recorded = tracker.recorded()
+        folder = self.home.study(self.name)
+        ours = [trial for trial in self.finished() if MILESTONE in trial.user_attrs or FAILURE in trial.user_attrs]
+        tracker.synchronise(record_of(trial, folder) for trial in ours if trial.number not in recorded)
+
+
+def _define(task: Task, space: SearchSpace | None, seed: int) -> Definition:
+    return Definition(
+        task=task.name,
+        metric=task.metric,
+        direction=task.direction,
+        space=space or SearchSpace.for_task(task),
+        seed=seed,
+    )
+
+
+def list_studies(home: Home, storage: str | None = None) -> list[Study]:
+    """The studies of a storage that this program made, by name.
+
+    Raises:
+        StorageError: The storage cannot be opened.
+    """
+    opened = open_storage(home, storage, create=False)
+    studies = [optuna.load_study(study_name=name, storage=opened) for name in optuna.get_all_study_names(opened)]
+    ours = [Study(study, home, storage) for study in studies if _DEFINITION in study.user_attrs]
+    return sorted(ours, key=lambda study: study.name)

@@ -1,0 +1,210 @@
+"""A worker: claim a rung, train it, tell Optuna and MLflow, one after the other.
+
+What to train next is decided under a lock. While a trial is trained its own lock is held; the system frees it when
+the worker dies, however it dies, so a running trial whose lock is free belongs to nobody: the next worker does it
+again, under the same number and parameters.
+"""
+
+import logging
+import math
+import os
+import time
+import traceback
+import uuid
+from dataclasses import dataclass, field
+
+import optuna
+from filelock import FileLock, Timeout
+from mlflow.exceptions import MlflowException
+from optuna.trial import FrozenTrial, TrialState
+
+from pbp_search.errors import PbpSearchError, SettingsError, TrainingError
+from pbp_search.home import Home, StudyFolder
+from pbp_search.search.promotion import next_promotion
+from pbp_search.search.rungs import FAILURE, MILESTONE, PARENT, trials_of
+from pbp_search.search.space import SearchSpace, configuration_seed
+from pbp_search.search.storage import open_storage
+from pbp_search.tracking import Tracker, TrialRecord
+from pbp_search.training import Checkpoint, EpochRecord, Milestone, Task, run_rung
+from pbp_search.training.streams import key
+
+logger = logging.getLogger(__name__)
+
+_CONFIGURATION = "configuration"  # the first trial of a configuration, on its promoted rungs
+_RESTARTS = "restarts"
+_TRACEBACK = "traceback"
+_MOST_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker process needs to take part in a study. Two are equal if they belong to the same call of ``run``."""
+
+    home: Home = field(compare=False)
+    study: str = field(compare=False)
+    storage: str | None = field(compare=False)
+    tracking_uri: str | None = field(compare=False)
+    task: Task = field(compare=False)
+    space: SearchSpace = field(compare=False)
+    seed: int = field(compare=False)
+    call: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A rung that a worker has finished."""
+
+    trial: int
+    milestone: Milestone | None
+    failure: str | None
+
+
+class Worker:
+    """One worker of a study, in the process that makes it.
+
+    Args:
+        setup: The study.
+        parent: The process that this one works for: without it, the worker ends.
+    """
+
+    def __init__(self, setup: Setup, parent: int | None = None) -> None:
+        self._setup = setup
+        self._parent = parent
+        storage = open_storage(setup.home, setup.storage, create=False)
+        self._study = optuna.load_study(study_name=setup.study, storage=storage)
+        self._folder = setup.home.study(setup.study)
+        self._tracker = Tracker(setup.home, setup.study, setup.tracking_uri)
+        self._data = setup.task.data()
+
+    def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
+        """Train one rung.
+
+        Args:
+            trials: No rung is started when this many have finished or are being trained.
+            deadline: No rung is started after this time, in seconds since the epoch.
+
+        Returns:
+            What came of it, or None if there is nothing more to start.
+        """
+        if deadline is not None and time.time() >= deadline:
+            return None
+        claimed = self._claim(trials)
+        if claimed is None:
+            return None
+        trial, lock = claimed
+        try:
+            return self._run(trial)
+        finally:
+            lock.release()
+
+    def _claim(self, target: int) -> tuple[optuna.Trial, FileLock] | None:
+        """The next trial with its lock, acquired once."""
+        with self._folder.claim_lock():
+            trials = trials_of(self._study)
+            active = 0
+            for trial in trials:
+                if trial.state == TrialState.RUNNING:
+                    lock = self._acquire(trial.number)
+                    if lock is not None:
+                        return self._adopt(trial), lock
+                    active += 1
+            if sum(trial.state.is_finished() for trial in trials) + active >= target:
+                return None
+            waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+            if not waiting:
+                self._enqueue(trials)
+            self._seed_sampler(waiting[0].number if waiting else len(trials))
+            asked = self._study.ask()
+            lock = self._acquire(asked.number)
+            if lock is None:
+                raise PbpSearchError(f"The lock of the new trial {asked.number} is held: who else uses its folder?")
+            return asked, lock
+
+    def _acquire(self, trial: int) -> FileLock | None:
+        lock = self._folder.trial_lock(trial)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        return lock
+
+    def _adopt(self, trial: FrozenTrial) -> optuna.Trial:
+        self._seed_sampler(trial.number)
+        adopted = optuna.Trial(self._study, trial._trial_id)
+        adopted.set_user_attr(_RESTARTS, trial.user_attrs.get(_RESTARTS, 0) + 1)
+        return adopted
+
+    def _enqueue(self, trials: list[FrozenTrial]) -> None:
+        promoted = next_promotion(trials, self._setup.task.direction, self._setup.space.dendrites)
+        if promoted is None:
+            self._study.enqueue_trial({"dendrites": 0})
+            return
+        root = trials[promoted.trial].user_attrs.get(_CONFIGURATION, promoted.trial)
+        self._study.enqueue_trial(
+            {**promoted.params, "dendrites": promoted.milestone.dendrites + 1},
+            user_attrs={PARENT: promoted.trial, _CONFIGURATION: root},
+        )
+
+    def _seed_sampler(self, trial: int) -> None:
+        # Keyed by the trial: workers never draw the same points, and a continued study never repeats its first ones.
+        self._study.sampler = optuna.samplers.TPESampler(seed=key(self._setup.seed, "sampler", trial) % 2**32)
+
+    def _run(self, trial: optuna.Trial) -> Outcome:
+        try:
+            checkpoint = self._train(trial)
+        except Exception as error:  # a network, loss or score of the user may raise anything: the study goes on
+            failure = str(error) if isinstance(error, PbpSearchError) else f"{type(error).__name__}: {error}"
+            logger.warning("Trial %d failed: %s", trial.number, failure)
+            trial.set_user_attr(FAILURE, failure)
+            trial.set_user_attr(_TRACEBACK, traceback.format_exc(limit=-8))
+            self._record(self._study.tell(trial, state=TrialState.FAIL))
+            return Outcome(trial.number, None, failure)
+        milestone = checkpoint.milestone
+        checkpoint.save(self._folder.milestone(trial.number))
+        trial.set_user_attr(MILESTONE, milestone.to_dict())
+        self._record(self._study.tell(trial, [milestone.score, math.log10(milestone.parameters)]))
+        return Outcome(trial.number, milestone, None)
+
+    def _train(self, trial: optuna.Trial) -> Checkpoint:
+        """Train a trial's rung from the milestone before it."""
+        parent = trial.user_attrs.get(PARENT)
+        dendrites = trial.suggest_int("dendrites", 0, self._setup.space.dendrites)
+        root = trial.user_attrs.get(_CONFIGURATION, trial.number)
+        config = self._setup.space.suggest(trial, configuration_seed(self._setup.seed, root))
+        if trial.user_attrs.get(_RESTARTS, 0) > _MOST_RESTARTS:
+            raise TrainingError(f"The worker of this trial died {_MOST_RESTARTS + 1} times.")
+        previous = None
+        if parent is not None:
+            previous = Checkpoint.load(self._folder.milestone(parent))
+        elif dendrites > 0:
+            raise SettingsError(f"A new configuration starts with 0 dendrites, not {dendrites}: enqueue dendrites=0.")
+        return run_rung(self._setup.task, config, previous, self._data, self._on_epoch)
+
+    def _on_epoch(self, _: EpochRecord) -> None:
+        if self._parent is not None and os.getppid() != self._parent:
+            # The process that started this worker is gone. An exception would only reach its pool, which is gone too;
+            # the system frees the trial's lock, and the next run does the trial again.
+            os._exit(1)
+
+    def _record(self, trial: FrozenTrial) -> None:
+        try:
+            self._tracker.log_trial(record_of(trial, self._folder))
+        except MlflowException as error:
+            logger.warning("Trial %d is not in MLflow yet, the study's next run records it: %s", trial.number, error)
+
+
+def record_of(trial: FrozenTrial, folder: StudyFolder) -> TrialRecord:
+    """What MLflow keeps of a finished trial, from Optuna's storage and the milestone's file."""
+    assert trial.datetime_start is not None
+    assert trial.datetime_complete is not None
+    finished = trial.state == TrialState.COMPLETE
+    checkpoint = Checkpoint.load(folder.milestone(trial.number)) if finished else None
+    return TrialRecord(
+        number=trial.number,
+        params=trial.params,
+        started=int(trial.datetime_start.timestamp() * 1000),
+        ended=int(trial.datetime_complete.timestamp() * 1000),
+        milestone=checkpoint and checkpoint.milestone,
+        failure=None if checkpoint else trial.user_attrs[FAILURE],
+        history=checkpoint.history if checkpoint else (),
+    )

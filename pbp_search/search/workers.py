@@ -1,0 +1,84 @@
+"""Several workers at once: processes through joblib, one thread each."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import joblib
+import optuna
+import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from pbp_search.search.worker import Outcome, Setup, Worker
+
+logger = logging.getLogger(__name__)
+
+
+def run_workers(setup: Setup, trials: int, deadline: float | None, workers: int) -> Iterator[Outcome]:
+    """Run rungs until a study has a number of finished trials, and yield each as it finishes.
+
+    Args:
+        setup: The study.
+        trials: Finished trials to reach, those of earlier runs included.
+        deadline: No rung starts after this time, in seconds since the epoch.
+        workers: 1 runs in this process, more in processes of their own.
+    """
+    if workers == 1:
+        yield from _here(setup, trials, deadline)
+        return
+    while True:
+        try:
+            yield from _elsewhere(setup, trials, deadline, workers)
+        except TerminatedWorkerError:
+            # One killed worker takes its whole pool along. The others' trials are free again: go on in a new pool.
+            logger.warning("A worker was killed: its trial is done again.")
+        else:
+            return
+
+
+def _here(setup: Setup, trials: int, deadline: float | None) -> Iterator[Outcome]:
+    threads = torch.get_num_threads()
+    worker = Worker(setup)
+    while True:
+        # One thread, as in the worker processes: results do not depend on how many workers there are.
+        torch.set_num_threads(1)
+        try:
+            outcome = worker.run_one(trials, deadline)
+        finally:
+            torch.set_num_threads(threads)
+        if outcome is None:
+            return
+        yield outcome
+
+
+def _elsewhere(setup: Setup, trials: int, deadline: float | None, workers: int) -> Iterator[Outcome]:
+    exhausted = False
+
+    def calls() -> Iterator[Any]:
+        while not exhausted:
+            yield joblib.delayed(_run_one)(setup, os.getpid(), trials, deadline)
+
+    pool = joblib.Parallel(workers, backend="loky", return_as="generator_unordered", pre_dispatch=workers, batch_size=1)
+    for outcome in pool(calls()):
+        if outcome is None:
+            exhausted = True
+        else:
+            yield outcome
+
+
+def _run_one(setup: Setup, parent: int, trials: int, deadline: float | None) -> Outcome | None:
+    """One rung, in a worker process."""
+    return _worker(setup, parent).run_one(trials, deadline)
+
+
+@lru_cache(maxsize=1)
+def _worker(setup: Setup, parent: int) -> Worker:
+    """The process's worker: it opens its study once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    return Worker(setup, parent)

@@ -1,0 +1,5 @@
+"""Tracking: the record of studies in MLflow."""
+
+from pbp_search.tracking.tracker import Tracker, TrialRecord
+
+__all__ = ["Tracker", "TrialRecord"]

@@ -1,0 +1,238 @@
+"""The record of a study in MLflow: a run for the study, and below it a child run for each finished trial.
+
+Optuna's storage and the milestone files are the truth. A child run is written in one go when its trial has finished,
+under a lock, so that each trial is recorded once; what a crash left half written is written anew.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from pbp_search.databases import Database
+from pbp_search.errors import StorageError
+from pbp_search.home import Home
+from pbp_search.training import EpochRecord, Milestone
+
+_PARENT = "mlflow.parentRunId"
+_TRIAL = "pbp_search.trial"
+_STUDY = "pbp_search.study"  # marks the study's run
+_METRICS_A_BATCH = 1000
+_TAG_LENGTH = 5000
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial, as it is recorded.
+
+    Attributes:
+        number: The trial's number.
+        params: Its parameters.
+        started: Milliseconds since the epoch.
+        ended: The same.
+        milestone: What it reached, if it did not fail.
+        failure: Why it failed.
+        history: Its epochs.
+    """
+
+    number: int
+    params: dict[str, Any]
+    started: int
+    ended: int
+    milestone: Milestone | None = None
+    failure: str | None = None
+    history: tuple[EpochRecord, ...] = field(default=())
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE"
+
+
+_when_busy = retry(
+    retry=retry_if_exception(_is_busy), stop=stop_after_attempt(6), wait=wait_random_exponential(max=10), reraise=True
+)
+
+
+class Tracker:
+    """The record of one study.
+
+    Args:
+        home: Holds the default store and its artifacts.
+        study: The study's name, and that of its experiment.
+        uri: Another tracking store: a database URL, or the address of an MLflow server.
+
+    Raises:
+        StorageError: The store cannot be opened.
+    """
+
+    def __init__(self, home: Home, study: str, uri: str | None = None) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        self._study = study
+        self._home = home
+        self._lock = home.study(study).tracking_lock()
+        self._open(uri or home.tracking_uri)
+
+    def _open(self, uri: str) -> None:
+        server = uri.startswith(("http://", "https://"))
+        database = None if server else Database.parse("tracking store", uri)
+        # The first open of a fresh store by two processes at once would corrupt it.
+        with self._home.create().opening_lock():
+            try:
+                if database is not None:
+                    database.prepare({"experiments", "runs", "alembic_version"})
+                self._client = MlflowClient(uri if database is None else database.secret_url)
+                self._experiment = self._find_experiment(server)
+            except (SQLAlchemyError, OSError, ImportError) as error:
+                if database is None:
+                    raise StorageError(f"The tracking server cannot be reached: {type(error).__name__}.") from None
+                raise database.error(error) from None
+            except MlflowException as error:
+                raise self._refused(error, database) from None
+
+    def _find_experiment(self, server: bool) -> Experiment:
+        experiment = self._client.get_experiment_by_name(self._study)
+        if experiment is None:
+            # A server gives its experiments a place of its own; to a database the place must be named.
+            location = None if server else (self._home.artifacts / self._study).as_uri()
+            experiment = self._client.get_experiment(self._client.create_experiment(self._study, location))
+        if experiment.lifecycle_stage == "deleted":
+            raise StorageError(
+                f"The MLflow experiment {self._study!r} has been deleted: restore it "
+                f"(mlflow experiments restore --experiment-id {experiment.experiment_id}) or use another study name."
+            )
+        return experiment
+
+    @staticmethod
+    def _refused(error: MlflowException, database: Database | None) -> StorageError:
+        if database is None:
+            return StorageError("The tracking server cannot be reached, or refuses the study.")
+        if "schema" in str(error) or "revision" in str(error):
+            return StorageError(
+                f"The tracking store {database.shown} was made by another version of MLflow: "
+                f"back it up, then run: mlflow db upgrade {database.shown}"
+            )
+        return database.error(error)
+
+    @cached_property
+    def _study_run(self) -> str:
+        """The id of the study's run; made on first use."""
+        with self._lock:
+            for run in self._runs(f"tags.`{_STUDY}` = 'true'"):
+                return str(run.info.run_id)
+            run = self._client.create_run(self._experiment.experiment_id, run_name=self._study, tags={_STUDY: "true"})
+            return str(run.info.run_id)
+
+    @_when_busy
+    def begin(self, params: dict[str, Any]) -> None:
+        """Mark the study's run as running, and record what the study is."""
+        self._client.update_run(self._study_run, status="RUNNING")
+        self._client.log_batch(self._study_run, params=[Param(name, str(value)) for name, value in params.items()])
+
+    @_when_busy
+    def end(self, status: Literal["FINISHED", "KILLED", "FAILED"], figures: dict[str, float]) -> None:
+        """Mark the study's run as ended, with its final figures."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, 0) for name, value in figures.items()]
+        self._client.log_batch(self._study_run, metrics=metrics)
+        self._client.set_terminated(self._study_run, status=status)
+
+    @_when_busy
+    def log_files(self, folder: Path) -> None:
+        """Store all files of a folder on the study's run."""
+        self._client.log_artifacts(self._study_run, str(folder))
+
+    def synchronise(self, records: Iterable[TrialRecord]) -> None:
+        """Record the trials that are not recorded yet."""
+        for record in records:
+            self.log_trial(record)
+
+    @_when_busy
+    def recorded(self) -> set[int]:
+        """The numbers of the trials that are recorded."""
+        runs = self._runs(f"tags.`{_PARENT}` = '{self._study_run}'")
+        return {int(run.data.tags[_TRIAL]) for run in runs if run.info.status in ("FINISHED", "FAILED")}
+
+    @_when_busy
+    def log_trial(self, record: TrialRecord) -> None:
+        """Record a finished trial, unless it is recorded already."""
+        parent = self._study_run
+        with self._lock:
+            for run in self._runs(f"tags.`{_PARENT}` = '{parent}' and tags.`{_TRIAL}` = '{record.number}'"):
+                if run.info.status in ("FINISHED", "FAILED"):
+                    return
+                # Only a writer that died under the lock leaves a run like this.
+                self._client.delete_run(run.info.run_id)
+            self._write(record, parent)
+
+    def _write(self, record: TrialRecord, parent: str) -> None:
+        tags = {_PARENT: parent, _TRIAL: str(record.number)}
+        if record.failure is not None:
+            tags["failure"] = record.failure[:_TAG_LENGTH]
+        run = self._client.create_run(
+            self._experiment.experiment_id,
+            start_time=record.started,
+            run_name=f"trial {record.number}",
+            tags=tags,
+        )
+        run_id = run.info.run_id
+        metrics = _metrics(record)
+        params = [Param(name, str(value)) for name, value in record.params.items()]
+        self._client.log_batch(run_id, metrics=metrics[:_METRICS_A_BATCH], params=params)
+        for start in range(_METRICS_A_BATCH, len(metrics), _METRICS_A_BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
+        if record.milestone is not None:
+            self._client.log_dict(run_id, record.milestone.to_dict(), "milestone.json")
+        status = "FINISHED" if record.failure is None else "FAILED"
+        self._client.set_terminated(run_id, status=status, end_time=record.ended)
+
+    def _runs(self, filter_string: str) -> list[Run]:
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment.experiment_id], filter_string, max_results=1000, page_token=token
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def rename(self, name: str) -> None:
+        """Give the study's experiment and run another name."""
+        self._client.set_tag(self._study_run, "mlflow.runName", name)
+        self._client.rename_experiment(self._experiment.experiment_id, name)
+
+
+def _metrics(record: TrialRecord) -> list[Metric]:
+    """Every epoch's figures, then the milestone's."""
+    metrics = [
+        Metric(name, value, record.ended, step)
+        for step, epoch in enumerate(record.history)
+        for name, value in epoch.values.items()
+    ]
+    milestone = record.milestone
+    if milestone is not None:
+        figures = {
+            "score": milestone.score,
+            "train_score": milestone.train_score,
+            "parameters": milestone.parameters,
+            "weight_bytes": milestone.weight_bytes,
+            "dendrites_achieved": milestone.dendrites,
+            "epochs": milestone.epochs,
+            "seconds": milestone.seconds,
+        }
+        for growth in milestone.growth:
+            figures[f"growth/{growth.module}/try_{growth.attempt}/score"] = growth.score
+            figures[f"growth/{growth.module}/try_{growth.attempt}/floor"] = growth.floor
+        metrics += [Metric(name, float(value), record.ended, 0) for name, value in figures.items()]
+    return metrics

@@ -1,0 +1,32 @@
+"""Training: tasks, the two phases, the cycle and its milestones."""
+
+from pbp_search.training.config import CycleSchedule, Fixed, Plateau, TrialConfig
+from pbp_search.training.milestone import Checkpoint, EpochRecord, GrowthRecord, Milestone, build_network
+from pbp_search.training.neuron_phase import evaluate, train_neurons
+from pbp_search.training.rung import run_chain, run_rung
+from pbp_search.training.stopping import Stopper, better
+from pbp_search.training.task import ClassificationTask, Data, Direction, Split, Task, check_task
+
+__all__ = [
+    "Checkpoint",
+    "ClassificationTask",
+    "CycleSchedule",
+    "Data",
+    "Direction",
+    "EpochRecord",
+    "Fixed",
+    "GrowthRecord",
+    "Milestone",
+    "Plateau",
+    "Split",
+    "Stopper",
+    "Task",
+    "TrialConfig",
+    "better",
+    "build_network",
+    "check_task",
+    "evaluate",
+    "run_chain",
+    "run_rung",
+    "train_neurons",
+]

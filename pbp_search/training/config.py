@@ -1,0 +1,76 @@
+"""The configuration of a trial: everything that a chain of milestones is computed from, besides the task.
+
+How many dendrites are wanted is not part of it: milestone d + 1 follows from milestone d and the configuration alone.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pbp_search.dendrites import DendriteSpec
+from pbp_search.settings import Settings
+
+
+class Plateau(Settings):
+    """End a phase when its score has stopped improving.
+
+    Attributes:
+        patience: Epochs without an improvement after which the phase ends.
+        relative: An improvement is better than the best by more than this share of the best's absolute value: one
+            number per generation, the last one for all later generations too.
+        absolute: ... and by more than this.
+        max_epochs: The phase ends here in any case.
+    """
+
+    kind: Literal["plateau"] = "plateau"
+    patience: int = Field(10, ge=1)
+    relative: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.001, 0.0001, 0.0), min_length=1)
+    absolute: float = Field(0.0, ge=0)
+    max_epochs: int = Field(1000, ge=1)
+
+
+class Fixed(Settings):
+    """End a phase after a fixed number of epochs."""
+
+    kind: Literal["fixed"] = "fixed"
+    epochs: int = Field(250, ge=1)
+
+
+Rule = Annotated[Plateau | Fixed, Field(discriminator="kind")]
+
+
+class CycleSchedule(Settings):
+    """When the phases of the cycle end, and when a generation stays.
+
+    Attributes:
+        neuron: Ends the neuron phase, by the validation score.
+        dendrite: Ends the dendrite phase, by the held-out correlation score. An epoch is one pass over the records.
+        acceptance: A generation stays if it betters the validation score by more than this share of its absolute
+            value.
+        tries: How often a generation is started anew before the chain ends.
+    """
+
+    neuron: Rule = Plateau(patience=10)
+    dendrite: Rule = Plateau(patience=20, relative=(0.01,))
+    acceptance: float = Field(0.001, ge=0)
+    tries: int = Field(2, ge=1)
+
+
+class TrialConfig(Settings):
+    """A configuration of a network and its training.
+
+    Attributes:
+        width: The network's base width.
+        learning_rate: Adam's in the neuron phase; it restarts at each cycle.
+        dendrite_learning_rate: Adam's in the dendrite phase.
+        batch_size: Samples a step in the neuron phase.
+        seed: Keys every random stream.
+    """
+
+    width: int = Field(ge=1)
+    dendrites: DendriteSpec = DendriteSpec()
+    schedule: CycleSchedule = CycleSchedule()
+    learning_rate: float = Field(0.003, gt=0)
+    dendrite_learning_rate: float = Field(0.01, gt=0)
+    batch_size: int = Field(64, ge=1)
+    seed: int = Field(0, ge=0)

@@ -1,0 +1,169 @@
+"""A milestone: the network as it stood at its best in one cycle, and its file.
+
+A milestone's file is a safetensors file whose metadata hold everything else as JSON: one file, written beside and
+renamed, so that it is there as a whole or not at all; loading it runs no code.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pbp_search.dendrites import attach
+from pbp_search.errors import CheckpointError, SettingsError
+from pbp_search.settings import Settings
+from pbp_search.training.config import TrialConfig
+from pbp_search.training.streams import global_stream
+from pbp_search.training.task import Task
+
+FORMAT = "pbp-search-milestone-1"
+
+Phase = Literal["neuron", "dendrite"]
+
+
+class EpochRecord(Settings):
+    """What one epoch measured.
+
+    Attributes:
+        phase: The neuron or the dendrite phase.
+        generation: Which generation was trained; 0 in the cycle without dendrites.
+        attempt: Which try of that generation, from 0.
+        epoch: Counts within the phase, from 0.
+        values: The figures by name.
+    """
+
+    phase: Phase
+    generation: int
+    attempt: int
+    epoch: int
+    values: dict[str, float]
+
+
+class GrowthRecord(Settings):
+    """How a generation's training went at one module: see :class:`pbp_search.dendrites.Growth`."""
+
+    module: str
+    generation: int
+    attempt: int
+    score: float
+    floor: float
+    noise: float
+    above_floor: bool
+
+
+class Milestone(Settings):
+    """A network of a chain, as plain figures.
+
+    Attributes:
+        config: The configuration of the chain.
+        requested: The dendrite generations that were asked for.
+        dendrites: The generations the network has; fewer than requested if the last one was thrown away.
+        parameters: What the folded network stores.
+        weight_bytes: The bytes of its parameters and buffers.
+        score: The metric on the validation data.
+        train_score: The metric on the training data.
+        epochs: Epochs of both phases since the start of the chain, failed tries and the passes for the floors included.
+        seconds: Wall-clock seconds since the start of the chain, tries that failed included.
+        growth: How the generations of this rung went, tries that failed included.
+    """
+
+    config: TrialConfig
+    requested: int = Field(ge=0)
+    dendrites: int = Field(ge=0)
+    parameters: int
+    weight_bytes: int
+    score: float
+    train_score: float
+    epochs: int
+    seconds: float
+    growth: tuple[GrowthRecord, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the generation of this rung stayed."""
+        return self.dendrites == self.requested
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A milestone with its network's weights, and the epochs of the rung that led to it."""
+
+    milestone: Milestone
+    weights: dict[str, Tensor]
+    history: tuple[EpochRecord, ...] = ()
+
+    def network(self, task: Task) -> nn.Module:
+        """Build the network and give it the milestone's weights.
+
+        Raises:
+            CheckpointError: The weights do not fit the task's network.
+        """
+        network = build_network(task, self.milestone.config, self.milestone.dendrites)
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"The milestone's weights do not fit the task {task.name!r}: has its model changed? ({error})"
+            ) from None
+        return network
+
+    def save(self, path: Path) -> None:
+        """Write the milestone's file, as a whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {
+            "format": FORMAT,
+            "milestone": self.milestone.model_dump_json(),
+            "history": json.dumps([epoch.to_dict() for epoch in self.history]),
+        }
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            save_file({name: value.contiguous() for name, value in self.weights.items()}, beside, metadata)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read a milestone's file.
+
+        Raises:
+            CheckpointError: The file is missing, damaged or of another format.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise CheckpointError(
+                        f"{path} has the format {metadata.get('format')!r}: this version reads {FORMAT!r}."
+                    )
+                weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return cls(
+                milestone=Milestone.from_dict(json.loads(metadata["milestone"])),
+                weights=weights,
+                history=tuple(EpochRecord.from_dict(epoch) for epoch in json.loads(metadata["history"])),
+            )
+        except FileNotFoundError:
+            raise CheckpointError(f"There is no milestone file {path}.") from None
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, SettingsError, ValidationError) as error:
+            raise CheckpointError(f"The milestone file {path} is damaged: {error}") from error
+
+
+def build_network(task: Task, config: TrialConfig, dendrites: int) -> nn.Module:
+    """A network of the task with a number of untrained generations on every module."""
+    with global_stream(config.seed, "network"):
+        network = task.model(config.width)
+        for module in attach(network, config.dendrites).values():
+            for _ in range(dendrites):
+                module.accept(module.candidate())
+    return network
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of a network's state."""
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}

@@ -1,0 +1,194 @@
+"""The cycle: from one milestone to the next.
+
+    train neurons -> restore the best weights -> milestone 0
+      -> grow a generation, freeze it, connect it with W = 0 -> train neurons -> accepted?
+           yes: the next milestone
+           no:  throw the generation away, restore the previous milestone, try again, up to `tries`
+
+A rung is one step of this: the network without dendrites, or one generation more than the milestone before. It is
+computed from that milestone and the configuration alone.
+"""
+
+import time
+from collections.abc import Callable
+
+from torch import nn
+
+from pbp_search.dendrites import Generation, Growth, dendritic_modules, grow, parameter_count, record, weight_bytes
+from pbp_search.training.config import TrialConfig
+from pbp_search.training.milestone import (
+    Checkpoint,
+    EpochRecord,
+    GrowthRecord,
+    Milestone,
+    Phase,
+    build_network,
+    weights_of,
+)
+from pbp_search.training.neuron_phase import evaluate, train_neurons
+from pbp_search.training.stopping import Stopper, better
+from pbp_search.training.streams import generator
+from pbp_search.training.task import Data, Task
+
+OnEpoch = Callable[[EpochRecord], None]
+
+
+def run_chain(
+    task: Task, config: TrialConfig, dendrites: int, data: Data | None = None, on_epoch: OnEpoch | None = None
+) -> list[Checkpoint]:
+    """Train a network and grow generations on it, one milestone each, until one is thrown away.
+
+    Args:
+        task: What is learned.
+        config: The configuration.
+        dendrites: How many generations to grow at most.
+        data: The task's data, if they are loaded already.
+        on_epoch: Told every epoch.
+
+    Returns:
+        The milestones, from 0 dendrites on. The last one has fewer dendrites than requested if its generation was
+        thrown away.
+    """
+    data = data or task.data()
+    chain = [run_rung(task, config, None, data, on_epoch)]
+    while len(chain) <= dendrites and chain[-1].milestone.accepted:
+        chain.append(run_rung(task, config, chain[-1], data, on_epoch))
+    return chain
+
+
+def run_rung(
+    task: Task,
+    config: TrialConfig,
+    previous: Checkpoint | None = None,
+    data: Data | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Checkpoint:
+    """Train the network without dendrites, or grow one generation on a milestone.
+
+    Args:
+        task: What is learned.
+        config: The configuration of the chain.
+        previous: The milestone to continue; None starts the chain.
+        data: The task's data, if they are loaded already.
+        on_epoch: Told every epoch; what it raises ends the rung.
+
+    Returns:
+        The next milestone. If every try of the generation was useless, it holds the previous network.
+
+    Raises:
+        TrainingError: A loss, error or score became NaN or infinite.
+    """
+    return _Rung(task, config, previous, data or task.data(), on_epoch).run()
+
+
+class _Rung:
+    def __init__(
+        self, task: Task, config: TrialConfig, previous: Checkpoint | None, data: Data, on_epoch: OnEpoch | None
+    ) -> None:
+        self.task = task
+        self.config = config
+        self.previous = previous
+        self.data = data
+        self.on_epoch = on_epoch
+        self.generation = 0 if previous is None else previous.milestone.dendrites + 1
+        self.epochs = 0 if previous is None else previous.milestone.epochs
+        self.started = time.monotonic()
+        self.history: list[EpochRecord] = []
+        self.growth: list[GrowthRecord] = []
+
+    def run(self) -> Checkpoint:
+        if self.previous is None:
+            network = build_network(self.task, self.config, 0)
+            return self._milestone(network, self._train_neurons(network, attempt=0))
+        for attempt in range(self.config.schedule.tries):
+            network = self.previous.network(self.task)
+            if not self._grow(network, attempt):
+                continue
+            score = self._train_neurons(network, attempt)
+            if better(score, self.previous.milestone.score, self.task.direction, self.config.schedule.acceptance):
+                return self._milestone(network, score)
+        return self._thrown_away(self.previous)
+
+    def _train_neurons(self, network: nn.Module, attempt: int) -> float:
+        def on_epoch(epoch: int, values: dict[str, float]) -> None:
+            self.epochs += 1
+            self._report("neuron", attempt, epoch, values)
+
+        return train_neurons(network, self.task, self.data, self.config, self.generation, attempt, on_epoch)
+
+    def _grow(self, network: nn.Module, attempt: int) -> bool:
+        """The dendrite phase. False if no module's candidates learned anything beyond chance: W is not trained then."""
+        train, seed = self.data.train, self.config.seed
+        records = record(network, self.task.loss, train.inputs, train.targets)
+        grown: dict[str, tuple[Generation, Growth]] = {}
+        for name, module in dendritic_modules(network).items():
+            grown[name] = grow(
+                module,
+                records.pop(name),
+                lambda: Stopper(self.config.schedule.dendrite, self.generation - 1, "maximize"),
+                generator(seed, "dendrite", self.generation, attempt, name),
+                self.config.dendrite_learning_rate,
+            )
+        # All modules are recorded and trained on the same frozen network before any is changed.
+        for name, module in dendritic_modules(network).items():
+            module.accept(grown[name][0])
+        self._report_growth(attempt, {name: growth for name, (_, growth) in grown.items()})
+        return any(growth.above_floor for _, growth in grown.values())
+
+    def _report_growth(self, attempt: int, growths: dict[str, Growth]) -> None:
+        for name, growth in growths.items():
+            self.growth.append(
+                GrowthRecord(
+                    module=name,
+                    generation=self.generation,
+                    attempt=attempt,
+                    score=growth.score,
+                    floor=growth.floor,
+                    noise=growth.noise,
+                    above_floor=growth.above_floor,
+                )
+            )
+        self.epochs += max(growth.epochs for growth in growths.values())
+        # The modules' phases are independent and may differ in length; a finished one keeps its last score.
+        for epoch in range(max(len(growth.scores) for growth in growths.values())):
+            values = {
+                f"correlation/{name}": growth.scores[min(epoch, len(growth.scores) - 1)]
+                for name, growth in growths.items()
+            }
+            self._report("dendrite", attempt, epoch, values)
+
+    def _report(self, phase: Phase, attempt: int, epoch: int, values: dict[str, float]) -> None:
+        epoch_record = EpochRecord(phase=phase, generation=self.generation, attempt=attempt, epoch=epoch, values=values)
+        self.history.append(epoch_record)
+        if self.on_epoch is not None:
+            self.on_epoch(epoch_record)
+
+    def _milestone(self, network: nn.Module, score: float) -> Checkpoint:
+        milestone = Milestone(
+            config=self.config,
+            requested=self.generation,
+            dendrites=self.generation,
+            parameters=parameter_count(network),
+            weight_bytes=weight_bytes(network),
+            score=score,
+            train_score=evaluate(network, self.task, self.data.train),
+            epochs=self.epochs,
+            seconds=self._seconds(),
+            growth=tuple(self.growth),
+        )
+        return Checkpoint(milestone, weights_of(network), tuple(self.history))
+
+    def _thrown_away(self, previous: Checkpoint) -> Checkpoint:
+        milestone = previous.milestone.model_copy(
+            update={
+                "requested": self.generation,
+                "epochs": self.epochs,
+                "seconds": self._seconds(),
+                "growth": tuple(self.growth),
+            }
+        )
+        return Checkpoint(milestone, previous.weights, tuple(self.history))
+
+    def _seconds(self) -> float:
+        earlier = 0.0 if self.previous is None else self.previous.milestone.seconds
+        return earlier + time.monotonic() - self.started

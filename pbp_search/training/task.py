@@ -1,0 +1,169 @@
+"""A task: the user's data, network, loss and score. One class is all it takes to bring a problem of one's own."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from pbp_search.dendrites import attach
+from pbp_search.errors import PbpSearchError, TaskError
+
+T = TypeVar("T")
+Direction = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs, shape (N, ...), and targets, shape (N, ...), of one part of the data."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three parts of a task's data.
+
+    Training sees ``train``; stopping, choosing and searching see ``validation``; ``test`` is read when a network is
+    exported.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a user writes. Everything is deterministic: two calls of a method give the same answer.
+
+    Attributes:
+        name: Names the default study; letters, digits, ``-``, ``_`` and ``.``.
+        metric: What ``score`` measures, for example ``"accuracy"``.
+        direction: Whether the metric is to be maximised or minimised.
+        widths: The smallest and the largest base width that a study tries.
+    """
+
+    name: str
+    metric: str
+    direction: Direction
+    widths: tuple[int, int]
+
+    def data(self) -> Data:
+        """The data, in memory."""
+
+    def model(self, width: int) -> nn.Module:
+        """A network of a base width, at a random start drawn from torch's global stream."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """One loss per sample, shape (N,)."""
+
+    def score(self, outputs: Tensor, targets: Tensor) -> float:
+        """The metric over all samples given."""
+
+
+class ClassificationTask:
+    """A base for tasks whose networks return logits, shape (N, classes), for class indices, shape (N,)."""
+
+    metric: str = "accuracy"
+    direction: Direction = "maximize"
+    widths: tuple[int, int] = (2, 64)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy of each sample, shape (N,)."""
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    def score(self, outputs: Tensor, targets: Tensor) -> float:
+        """The share of samples whose largest logit is that of their class."""
+        return float((outputs.argmax(-1) == targets).double().mean())
+
+
+def check_task(task: Task) -> Data:
+    """Try every method of a task on a few samples before a study is made of it.
+
+    Returns:
+        The task's data.
+
+    Raises:
+        TaskError: Something is missing, fails or does not fit; the message says what.
+    """
+    label = f"The task {type(task).__name__}"
+    missing = [name for name in ("data", "model", "loss", "score") if not callable(getattr(task, name, None))]
+    missing += [name for name in ("name", "metric", "direction", "widths") if not hasattr(task, name)]
+    if missing:
+        raise TaskError(f"{label} has no {', '.join(missing)}: see docs/writing-a-task.md for what a task needs.")
+    if task.direction not in ("maximize", "minimize"):
+        raise TaskError(f"{label} has the direction {task.direction!r}: it must be 'maximize' or 'minimize'.")
+    _check_widths(task, label)
+    data = _attempt(f"{label}: data() failed", task.data)
+    if not isinstance(data, Data):
+        raise TaskError(f"{label}: data() returned {type(data).__name__}: it must return pbp_search.Data.")
+    for part in ("train", "validation", "test"):
+        _check_split(getattr(data, part), part, label)
+    _check_network(task, data, label)
+    return data
+
+
+def _check_widths(task: Task, label: str) -> None:
+    widths = task.widths
+    whole = isinstance(widths, tuple | list) and len(widths) == 2 and all(type(width) is int for width in widths)
+    if not whole or not 1 <= widths[0] <= widths[1]:
+        raise TaskError(f"{label} has the widths {widths!r}: they must be two whole numbers, 1 <= smallest <= largest.")
+
+
+def _check_split(split: object, part: str, label: str) -> None:
+    if not isinstance(split, Split) or not all(isinstance(x, Tensor) for x in (split.inputs, split.targets)):
+        raise TaskError(f"{label}: the {part} data must be a pbp_search.Split of two tensors.")
+    rows, targets = (len(x) if x.ndim else 0 for x in (split.inputs, split.targets))
+    if rows != targets:
+        raise TaskError(f"{label}: the {part} data have {rows} inputs but {targets} targets.")
+    least = 2 if part == "train" else 1
+    if rows < least:
+        raise TaskError(f"{label}: the {part} data have {rows} rows: at least {least} are needed.")
+    for name, values in (("inputs", split.inputs), ("targets", split.targets)):
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            bad = int((~torch.isfinite(values)).sum())
+            raise TaskError(f"{label}: the {part} {name} hold {bad} values that are NaN or infinite: clean them first.")
+
+
+def _check_network(task: Task, data: Data, label: str) -> None:
+    few = Split(data.train.inputs[:2], data.train.targets[:2])
+    for width in sorted(set(task.widths)):
+        _check_width(task, few, width, label)
+
+
+def _check_width(task: Task, few: Split, width: int, label: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        network = _attempt(f"{label}: model({width}) failed", partial(task.model, width))
+        if not isinstance(network, nn.Module):
+            raise TaskError(f"{label}: model({width}) returned {type(network).__name__}: it must return an nn.Module.")
+        attach(network)
+        network.eval()
+        outputs = _attempt(f"{label}: the forward pass of model({width}) failed", partial(network, few.inputs))
+    if not isinstance(outputs, Tensor) or not outputs.ndim or len(outputs) != len(few.inputs):
+        raise TaskError(f"{label}: model({width}) must return one tensor with a row for each sample.")
+    losses = _attempt(f"{label}: loss failed", partial(task.loss, outputs, few.targets))
+    if not isinstance(losses, Tensor) or losses.shape != (len(few.inputs),):
+        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise TaskError(
+            f"{label}: loss returned {shape} for 2 samples: it must return one loss per sample, shape (2,). "
+            'With torch\'s losses, pass reduction="none".'
+        )
+    if not losses.requires_grad:
+        raise TaskError(f"{label}: the loss does not depend on the network: it has no gradient.")
+    score = _attempt(f"{label}: score failed", lambda: float(task.score(outputs.detach(), few.targets)))
+    if not math.isfinite(score):
+        raise TaskError(f"{label}: score returned {score} for 2 samples: it must return a finite number.")
+
+
+def _attempt(what: str, call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except PbpSearchError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise TaskError(f"{what}: {type(error).__name__}: {error}") from error
