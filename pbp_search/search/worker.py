@@ -204,7 +204,7 @@ def record_of(trial: FrozenTrial, folder: StudyFolder) -> TrialRecord:
         params=trial.params,
         started=int(trial.datetime_start.timestamp() * 1000),
         ended=int(trial.datetime_complete.timestamp() * 1000),
-        milestone=checkpoint and checkpoint.milestone,
+        milestone=checkpoint.milestone if checkpoint else None,
         failure=None if checkpoint else trial.user_attrs[FAILURE],
         history=checkpoint.history if checkpoint else (),
     )

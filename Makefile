@@ -1,0 +1,32 @@
+# make install   .venv with the project and everything for development
+# make demo      a study of the digits, its front, an exported network
+# make test      all tests
+# make check     lint, format and types
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test check clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard]'
+	touch $@
+
+demo: install
+	$(BIN)/python studies/digits_mlp.py --trials 40 --workers 2
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: install
+	$(BIN)/pytest --numprocesses 2 --cov --cov-report term
+
+clean:
+	rm -rf .venv build export *.egg-info

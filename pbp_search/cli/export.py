@@ -1,0 +1,70 @@
+"""``pbp-search export``: the best network of a study as a file that runs elsewhere."""
+
+from pathlib import Path
+
+import click
+
+from pbp_search.cli.options import stores
+
+
+@click.command()
+@click.argument("study")
+@click.option("--max-params", type=click.IntRange(min=1), metavar="N", help="At most this many parameters.")
+@click.option("--min-score", type=float, metavar="X", help="At least this validation score (at most, if minimised).")
+@click.option("--task", metavar="FILE:CLASS", help="The study's task, if it is not a built-in one.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write.")
+@click.option("--overwrite", is_flag=True, help="Replace an exported network in the folder.")
+@stores
+def export(
+    study: str,
+    max_params: int | None,
+    min_score: float | None,
+    task: str | None,
+    output: Path,
+    overwrite: bool,
+    home: Path,
+    storage: str | None,
+) -> None:
+    """Export a network of the front of STUDY as ONNX, run it and compare it.
+
+    With --min-score the smallest network that reaches the score, otherwise the best one with at most --max-params
+    parameters.
+    """
+    import math
+
+    from pbp_search.errors import InputError
+    from pbp_search.export import export_onnx
+    from pbp_search.home import Home
+    from pbp_search.search import Study
+    from pbp_search.tasks import built_in_name, load_task
+
+    found = Study.load(study, Home.at(home), storage)
+    name = task or built_in_name(found.definition.task)
+    if name is None:
+        raise InputError(
+            f"The study {study!r} has a task of your own, {found.definition.task!r}: name its file and class "
+            "with --task FILE.py:CLASS."
+        )
+    loaded = load_task(name)
+    if loaded.name != found.definition.task:
+        raise InputError(f"The study {study!r} has the task {found.definition.task!r}, not {loaded.name!r}.")
+    point = found.front().best(math.inf if max_params is None else max_params, min_score)
+    trial = point.payload.trial
+    exported = export_onnx(
+        found.checkpoint(trial), loaded, output, about={"study": study, "trial": trial}, overwrite=overwrite
+    )
+    click.echo(describe_export(exported.card, trial, str(exported.file)))
+
+
+def describe_export(card: dict[str, object], trial: int, file: str) -> str:
+    """The lines that tell what was exported."""
+    return "\n".join(
+        [
+            f"Exported trial {trial}: width {card['config']['width']}, {card['dendrites']} dendrites, "  # type: ignore[index]
+            f"{card['parameters']:,} parameters, {card['file_bytes']:,} bytes",
+            f"  {card['metric']}: validation {card['validation_score']:.4f}, test {card['test_score']:.4f} "
+            "(test by the exported file)",
+            f"  file and network agree: largest difference {card['largest_difference']:.1e}",
+            f"  {file}",
+        ]
+    )

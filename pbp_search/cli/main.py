@@ -1,0 +1,63 @@
+"""The command group, and what becomes of errors."""
+
+import logging
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from pbp_search.cli.export import export
+from pbp_search.cli.front import front, studies
+from pbp_search.cli.run import run
+from pbp_search.cli.ui import ui
+from pbp_search.errors import InputError, PbpSearchError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="pbp_search")
+def cli() -> None:
+    """How small can a PyTorch network get at the accuracy you need, and do dendrites help?"""
+
+
+cli.add_command(run)
+cli.add_command(front)
+cli.add_command(studies)
+cli.add_command(export)
+cli.add_command(ui)
+
+
+def main() -> NoReturn:
+    """Run a command. Bad input is one sentence and exit code 2, a failure while running exit code 1."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        result = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except InputError as error:
+        return _fail(error, 2)
+    except PbpSearchError as error:
+        return _fail(error, 1)
+    except OSError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _fail(error: Exception, code: int) -> int:
+    click.echo(f"Error: {error}", err=True)
+    return code
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + signum)

@@ -1,0 +1,44 @@
+"""Options that several commands share."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Duration(click.ParamType[float]):
+    """A time span in seconds, or with a unit: 90, 90s, 10m, 2h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value).strip())
+        if match is None or float(match[1]) == 0:
+            self.fail(f"{value!r} is not a time span: write it as 90s, 10m or 2h.", param, ctx)
+        return float(match[1]) * _UNITS[match[2]]
+
+
+def stores(command: F) -> F:
+    """``--home`` and ``--storage``: where studies are."""
+    command = click.option(
+        "--storage", metavar="URL", help="Optuna's storage as a database URL.  [default: an SQLite file in the home]"
+    )(command)
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("mlruns"),
+        show_default=True,
+        help="The folder that holds the studies' state.",
+    )(command)
+
+
+tracking_uri = click.option(
+    "--tracking-uri", metavar="URI", help="MLflow's tracking store.  [default: an SQLite file in the home]"
+)

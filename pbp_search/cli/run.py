@@ -1,0 +1,60 @@
+"""``pbp-search run``: make a study, or go on with one."""
+
+from pathlib import Path
+
+import click
+
+from pbp_search.cli.options import Duration, stores, tracking_uri
+
+
+@click.command()
+@click.argument("task")
+@click.option("--study", "name", metavar="NAME", help="The study's name.  [default: the task's]")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Finished trials to reach in all, those of earlier runs included.",
+)
+@click.option("--timeout", type=Duration(), help="Start no trial after this time: 90s, 10m, 2h.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that train.")
+@click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Keys all random streams.  [default: 0]")
+@click.option("--fresh", is_flag=True, help="Start anew; keep the old study under a dated name.")
+@stores
+@tracking_uri
+def run(
+    task: str,
+    name: str | None,
+    trials: int,
+    timeout: float | None,
+    workers: int,
+    seed: int | None,
+    fresh: bool,
+    home: Path,
+    storage: str | None,
+    tracking_uri: str | None,
+) -> int:
+    """Search TASK: a built-in task (digits_mlp), or your own as FILE.py:CLASS.
+
+    The same command goes on with a study that exists until it has the wanted number of finished trials.
+    """
+    from pbp_search.cli.session import quiet_libraries, run_and_show
+    from pbp_search.home import Home
+    from pbp_search.search import Study, list_studies
+    from pbp_search.search.storage import open_storage
+    from pbp_search.tasks import load_task
+    from pbp_search.training import check_task
+
+    quiet_libraries()
+    loaded = load_task(task)
+    check_task(loaded)
+    place = Home.at(home)
+    wanted = name or loaded.name
+    if fresh:
+        open_storage(place, storage)
+        for existing in list_studies(place, storage):
+            if existing.name == wanted:
+                click.echo(f"The old study is kept as {existing.archive(tracking_uri)}.", err=True)
+    study = Study.create(loaded, wanted, place, seed=seed, storage=storage)
+    return run_and_show(study, loaded, trials, timeout=timeout, workers=workers, tracking_uri=tracking_uri)

@@ -1,0 +1,60 @@
+"""``pbp-search ui``: the MLflow UI on the studies' record."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+_HOST = "127.0.0.1"
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("mlruns"),
+    show_default=True,
+    help="The folder that holds the studies' state.",
+)
+@click.option(
+    "--tracking-uri", metavar="URI", help="MLflow's store as a database URL.  [default: an SQLite file in the home]"
+)
+def ui(port: int, home: Path, tracking_uri: str | None) -> int:
+    """Open the MLflow UI on this machine only (loopback). Ctrl-C ends it."""
+    from pbp_search.errors import InputError, StorageError
+    from pbp_search.home import Home
+
+    place = Home.at(home)
+    if tracking_uri is None and not (place.folder / "mlflow.db").is_file():
+        raise StorageError(f"There is no tracking store in {place.folder}: name the folder of the studies with --home.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise InputError(
+                f"The port {port} cannot be used ({error.strerror}): choose another with --port."
+            ) from None
+    environment = {
+        **os.environ,
+        # One process instead of a dozen: the job runner is not needed to look at runs.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    # The URI may hold a password: the environment is not shown in process lists.
+    environment["MLFLOW_BACKEND_STORE_URI"] = tracking_uri or place.tracking_uri
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", _HOST, "--port", str(port), "--workers", "1"]
+    command += ["--default-artifact-root", place.artifacts.as_uri()]
+    click.echo(f"MLflow: http://{_HOST}:{port} (Ctrl-C ends it)")
+    server = subprocess.Popen(command, env=environment)
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.terminate()
+        server.wait()

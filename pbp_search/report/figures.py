@@ -1,0 +1,90 @@
+"""The front as figures: score against parameters, every network a point, the front a line.
+
+Colours are from the palette of M. Okabe and K. Ito, told apart by the colour-blind; the number of dendrites is also
+told by the marker.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.ticker
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+
+from pbp_search.front import Front
+from pbp_search.search import Rung, Study
+
+_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7")
+_PLOTLY_MARKERS = ("circle", "square", "diamond", "triangle-up", "star")
+_MATPLOTLIB_MARKERS = ("o", "s", "D", "^", "*")
+_LINE = "#0072B2"
+
+
+def _title(study: Study) -> str:
+    return f"{study.name}: how small at which {study.definition.metric}?"
+
+
+def _name(dendrites: int) -> str:
+    return {0: "no dendrites", 1: "1 dendrite"}.get(dendrites, f"{dendrites} dendrites")
+
+
+def _by_dendrites(rungs: Sequence[Rung]) -> dict[int, list[Rung]]:
+    groups: dict[int, list[Rung]] = {}
+    for rung in rungs:
+        groups.setdefault(rung.milestone.dendrites, []).append(rung)
+    return dict(sorted(groups.items()))
+
+
+def _line(front: Front[Rung]) -> tuple[list[float], list[float]]:
+    return [point.size for point in front], [point.score for point in front]
+
+
+def draw_plotly(study: Study) -> go.Figure:
+    """An interactive figure; hovering tells a network's trial, width and scores."""
+    figure = go.Figure()
+    sizes, scores = _line(study.front())
+    step = {"color": _LINE, "shape": "hv", "width": 2}
+    figure.add_scatter(x=sizes, y=scores, mode="lines", name="front", line=step, hoverinfo="skip")
+    for dendrites, rungs in _by_dendrites(study.rungs()).items():
+        index = min(dendrites, len(_COLOURS) - 1)
+        figure.add_scatter(
+            x=[rung.milestone.parameters for rung in rungs],
+            y=[rung.milestone.score for rung in rungs],
+            mode="markers",
+            name=_name(dendrites),
+            marker={"color": _COLOURS[index], "symbol": _PLOTLY_MARKERS[index], "size": 9},
+            customdata=[[rung.trial, rung.milestone.config.width, rung.milestone.train_score] for rung in rungs],
+            hovertemplate=(
+                "trial %{customdata[0]}, width %{customdata[1]}<br>%{x:,} parameters<br>"
+                "validation %{y:.4f}<br>training %{customdata[2]:.4f}<extra></extra>"
+            ),
+        )
+    figure.update_layout(title=_title(study), template="plotly_white", hovermode="closest")
+    figure.update_xaxes(title="parameters", type="log", dtick="D2" if sizes else None)
+    figure.update_yaxes(title=f"validation {study.definition.metric}")
+    return figure
+
+
+def draw_png(study: Study, path: Path) -> None:
+    """The same figure as a picture."""
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    sizes, scores = _line(study.front())
+    axes.plot(sizes, scores, drawstyle="steps-post", color=_LINE, label="front")
+    for dendrites, rungs in _by_dendrites(study.rungs()).items():
+        index = min(dendrites, len(_COLOURS) - 1)
+        axes.scatter(
+            [rung.milestone.parameters for rung in rungs],
+            [rung.milestone.score for rung in rungs],
+            color=_COLOURS[index],
+            marker=_MATPLOTLIB_MARKERS[index],
+            s=24,
+            label=_name(dendrites),
+            zorder=3,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set(title=_title(study), xlabel="parameters", ylabel=f"validation {study.definition.metric}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path)

@@ -1,0 +1,69 @@
+"""The front as a table, as CSV and JSON, and as files in the study's folder and on its MLflow run."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from pbp_search.front import Front
+from pbp_search.report.figures import draw_plotly, draw_png
+from pbp_search.search import Rung, Study
+from pbp_search.tracking import Tracker
+
+_COLUMNS = ("trial", "width", "dendrites", "parameters", "weight_bytes", "score", "train_score", "epochs", "seconds")
+
+
+def front_json(front: Front[Rung]) -> str:
+    """The front's rows as a JSON list, smallest network first."""
+    return json.dumps([point.payload.row() for point in front], indent=2)
+
+
+def front_csv(front: Front[Rung]) -> str:
+    """The front's rows as CSV with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(point.payload.row() for point in front)
+    return text.getvalue()
+
+
+def front_table(study: Study) -> Table:
+    """The front as a table for people."""
+    metric = study.definition.metric
+    front = study.front()
+    title = f"Front of {study.name}: {len(front)} of {len(study.rungs())} networks (validation {metric})"
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", padding=(0, 0, 0, 1))
+    short = {"weight_bytes": "bytes", "train_score": "train"}
+    for column in _COLUMNS:
+        table.add_column(short.get(column, column), justify="right", no_wrap=True)
+    for point in front:
+        row = point.payload.row()
+        shown = {"score": f"{row['score']:.4f}", "train_score": f"{row['train_score']:.4f}"}
+        shown["seconds"] = f"{row['seconds']:.1f}"
+        table.add_row(*(shown.get(column, f"{row[column]:,}") for column in _COLUMNS))
+    return table
+
+
+def write_front(study: Study, folder: Path) -> None:
+    """Write ``front.csv``, ``front.json``, ``front.html`` (interactive, needs no network) and ``front.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    front = study.front()
+    (folder / "front.csv").write_text(front_csv(front))
+    (folder / "front.json").write_text(front_json(front) + "\n")
+    draw_plotly(study).write_html(folder / "front.html", include_plotlyjs=True)
+    draw_png(study, folder / "front.png")
+
+
+def publish_front(study: Study, tracking_uri: str | None = None) -> Path:
+    """Write the front's files into the study's folder and store them on the study's MLflow run.
+
+    Returns:
+        The folder of the files.
+    """
+    folder = study.home.study(study.name).folder / "front"
+    write_front(study, folder)
+    Tracker(study.home, study.name, tracking_uri).log_files(folder)
+    return folder
