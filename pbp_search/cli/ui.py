@@ -44,6 +44,7 @@ def ui(port: int, home: Path, tracking_uri: str | None) -> int:
         # One process instead of a dozen: the job runner is not needed to look at runs.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONWARNINGS": "ignore",  # of the server's own libraries: nothing that a user could do about them
     }
     # The URI may hold a password: the environment is not shown in process lists.
     environment["MLFLOW_BACKEND_STORE_URI"] = tracking_uri or place.tracking_uri

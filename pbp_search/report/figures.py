@@ -4,12 +4,13 @@ Colours are from the palette of M. Okabe and K. Ito, told apart by the colour-bl
 told by the marker.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.ticker
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from pbp_search.front import Front
 from pbp_search.search import Rung, Study
@@ -25,7 +26,7 @@ def _title(study: Study) -> str:
 
 
 def _name(dendrites: int) -> str:
-    return {0: "no dendrites", 1: "1 dendrite"}.get(dendrites, f"{dendrites} dendrites")
+    return {0: "no dendrites", 1: "1 dendrite a neuron"}.get(dendrites, f"{dendrites} dendrites a neuron")
 
 
 def _by_dendrites(rungs: Sequence[Rung]) -> dict[int, list[Rung]]:
@@ -37,6 +38,14 @@ def _by_dendrites(rungs: Sequence[Rung]) -> dict[int, list[Rung]]:
 
 def _line(front: Front[Rung]) -> tuple[list[float], list[float]]:
     return [point.size for point in front], [point.score for point in front]
+
+
+def _ticks(rungs: Sequence[Rung]) -> list[int]:
+    """Round numbers of parameters, 1, 2 and 5 of each power of ten, around the networks' sizes."""
+    sizes = [rung.milestone.parameters for rung in rungs] or [1]
+    powers = range(int(math.log10(min(sizes))), int(math.log10(max(sizes))) + 2)
+    ticks = [digit * 10**power for power in powers for digit in (1, 2, 5)]
+    return [tick for tick in ticks if min(sizes) / 2 <= tick <= max(sizes) * 2]
 
 
 def draw_plotly(study: Study) -> go.Figure:
@@ -60,7 +69,8 @@ def draw_plotly(study: Study) -> go.Figure:
             ),
         )
     figure.update_layout(title=_title(study), template="plotly_white", hovermode="closest")
-    figure.update_xaxes(title="parameters", type="log", dtick="D2" if sizes else None)
+    ticks = _ticks(study.rungs())
+    figure.update_xaxes(title="parameters", type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     figure.update_yaxes(title=f"validation {study.definition.metric}")
     return figure
 
@@ -83,7 +93,9 @@ def draw_png(study: Study, path: Path) -> None:
             zorder=3,
         )
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ticks = _ticks(study.rungs())
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set(title=_title(study), xlabel="parameters", ylabel=f"validation {study.definition.metric}")
     axes.grid(alpha=0.3)
     axes.legend()

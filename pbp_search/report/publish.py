@@ -53,7 +53,7 @@ def write_front(study: Study, folder: Path) -> None:
     front = study.front()
     (folder / "front.csv").write_text(front_csv(front))
     (folder / "front.json").write_text(front_json(front) + "\n")
-    draw_plotly(study).write_html(folder / "front.html", include_plotlyjs=True)
+    draw_plotly(study).write_html(folder / "front.html", include_plotlyjs=True, default_height="95vh")
     draw_png(study, folder / "front.png")
 
 

@@ -104,13 +104,18 @@ class Tracker:
         if experiment is None:
             # A server gives its experiments a place of its own; to a database the place must be named.
             location = None if server else (self._home.artifacts / self._study).as_uri()
-            experiment = self._client.get_experiment(self._client.create_experiment(self._study, location))
+            experiment = self._client.get_experiment(self._create_experiment(location))
         if experiment.lifecycle_stage == "deleted":
             raise StorageError(
                 f"The MLflow experiment {self._study!r} has been deleted: restore it "
                 f"(mlflow experiments restore --experiment-id {experiment.experiment_id}) or use another study name."
             )
         return experiment
+
+    def _create_experiment(self, location: str | None) -> str:
+        # The kind makes the UI open on runs, not on traces of language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return self._client.create_experiment(self._study, location, tags)
 
     @staticmethod
     def _refused(error: MlflowException, database: Database | None) -> StorageError:
