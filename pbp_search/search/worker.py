@@ -86,6 +86,7 @@ class Worker:
         Returns:
             What came of it, or None if there is nothing more to start.
         """
+        self._end_if_orphaned()
         if deadline is not None and time.time() >= deadline:
             return None
         claimed = self._claim(trials)
@@ -181,6 +182,9 @@ class Worker:
         return run_rung(self._setup.task, config, previous, self._data, self._on_epoch)
 
     def _on_epoch(self, _: EpochRecord) -> None:
+        self._end_if_orphaned()
+
+    def _end_if_orphaned(self) -> None:
         if self._parent is not None and os.getppid() != self._parent:
             # The process that started this worker is gone. An exception would only reach its pool, which is gone too;
             # the system frees the trial's lock, and the next run does the trial again.
