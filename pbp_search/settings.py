@@ -11,10 +11,17 @@ from pbp_search.errors import SettingsError
 def sentences(error: ValidationError, owner: str) -> str:
     """Say every problem of a validation error as ``field is value: what is allowed``."""
     problems = []
+    places = [problem["loc"] for problem in error.errors()]
     for problem in error.errors():
+        place = problem["loc"]
+        if any(len(other) > len(place) and other[: len(place)] == place for other in places):
+            continue  # follows from a problem further inside
         field = ".".join(str(part) for part in problem["loc"]) or owner
         message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "missing":
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, SettingsError):  # of settings inside these: said already
+            problems.append(f"{field}: {cause}")
+        elif problem["type"] == "missing":
             problems.append(f"{owner}: {field} is missing")
         elif problem["type"] == "extra_forbidden":
             problems.append(f"{owner}: there is no setting {field!r}")

@@ -31,10 +31,21 @@ def attach(network: nn.Module, spec: DendriteSpec | None = None) -> dict[str, De
         raise UnsupportedModuleError("The network has dendritic modules already: attach dendrites to it once.")
     if type(network) is nn.Linear:
         raise UnsupportedModuleError("The network itself is a Linear: put it into nn.Sequential to attach dendrites.")
-    owners = Counter(id(weight) for part in network.modules() for weight in part.parameters(recurse=False))
+    linears = _linears(network)
     wrapped: dict[str, Dendritic] = {}
+    for name, linear in linears.items():
+        parent, _, child = name.rpartition(".")
+        wrapped[name] = Dendritic(linear, spec)
+        setattr(network.get_submodule(parent), child, wrapped[name])
+    return wrapped
+
+
+def _linears(network: nn.Module) -> dict[str, nn.Linear]:
+    """The modules to wrap by name. All are checked before any is wrapped."""
+    owners = Counter(id(weight) for part in network.modules() for weight in part.parameters(recurse=False))
+    linears: dict[str, nn.Linear] = {}
     places: dict[int, str] = {}
-    for name, module in list(network.named_modules(remove_duplicate=False)):
+    for name, module in network.named_modules(remove_duplicate=False):
         if type(module) is not nn.Linear:
             continue
         if id(module) in places:
@@ -47,14 +58,12 @@ def attach(network: nn.Module, spec: DendriteSpec | None = None) -> dict[str, De
                 f"The Linear {name!r} shares a weight with another module: dendrites cannot go on tied weights."
             )
         places[id(module)] = name
-        parent, _, child = name.rpartition(".")
-        wrapped[name] = Dendritic(module, spec)
-        setattr(network.get_submodule(parent), child, wrapped[name])
-    if not wrapped:
+        linears[name] = module
+    if not linears:
         raise UnsupportedModuleError(
             f"The network {type(network).__name__} has no nn.Linear: there is nothing to attach dendrites to."
         )
-    return wrapped
+    return linears
 
 
 def dendritic_modules(network: nn.Module) -> dict[str, Dendritic]:

@@ -23,7 +23,10 @@ class FoldedLinear(nn.Module):
         super().__init__()
         base = module.module
         parts = [base, *(generation.get_submodule("module") for generation in module.generations)]
-        self.linear = nn.Linear(base.in_features, len(parts) * module.channels, bias=base.bias is not None)
+        # On the meta device: no random start is drawn for weights that are replaced at once.
+        self.linear = nn.Linear(
+            base.in_features, len(parts) * module.channels, bias=base.bias is not None, device="meta"
+        )
         self.linear.weight = nn.Parameter(torch.cat([part.get_parameter("weight").detach() for part in parts]))
         if base.bias is not None:
             self.linear.bias = nn.Parameter(torch.cat([part.get_parameter("bias").detach() for part in parts]))

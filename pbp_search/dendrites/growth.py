@@ -6,7 +6,6 @@ signal. Beside each score stands its floor: the score of a candidate trained the
 """
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from pbp_search.dendrites.module import Dendritic, Generation
 from pbp_search.dendrites.objective import Projection, correlation
 from pbp_search.dendrites.record import Record
-from pbp_search.errors import TrainingError
+from pbp_search.errors import InputError, TrainingError
 
 Stop = Callable[[float], bool]
 """Told the held-out score after each pass over the records, says whether the phase is over."""
@@ -71,9 +70,14 @@ def grow(
         The generation at its best held-out score, and how it went.
 
     Raises:
-        TrainingError: A score became NaN.
+        InputError: There are fewer than 2 samples.
+        TrainingError: A candidate's weights or outputs became NaN or infinite.
     """
     samples = len(record.errors)
+    if samples < 2:
+        raise InputError(
+            f"A generation is trained on one part of the samples and scored on another: {samples} is not 2."
+        )
     order = torch.randperm(samples, generator=generator)
     held_out_count = min(max(round(HELD_OUT * samples), 1), samples - 1)
     held_out, train = order[:held_out_count], order[held_out_count:]
@@ -100,10 +104,17 @@ class _Part:
         self.inputs = rows.inputs
         self.activations = module.activations(rows.inputs)
         self.errors = rows.errors
+        self.samples = len(samples)
 
-    def score(self, candidate: Generation) -> Tensor:
-        """S_i of each channel, shape (C,)."""
-        return correlation(candidate(self.inputs, self.activations), self.errors)
+    def outputs(self, candidate: Generation) -> Tensor:
+        """V, shape (R, C)."""
+        outputs: Tensor = candidate(self.inputs, self.activations)
+        return outputs
+
+    def permuted_errors(self, generator: torch.Generator) -> Tensor:
+        """The errors of other samples; a sample's positions stay together, because they are alike."""
+        order = torch.randperm(self.samples, generator=generator)
+        return self.errors.reshape(self.samples, -1)[order].reshape_as(self.errors)
 
 
 class _Problem:
@@ -128,26 +139,30 @@ class _Problem:
         while not over:
             # The whole record in every step: the means, deviations and signs in S_i are the record's own.
             optimiser.zero_grad()
-            (-self.training.score(candidate).sum()).backward()
+            (-correlation(self.training.outputs(candidate), self.training.errors).sum()).backward()
             optimiser.step()
             scores.append(self._held_out_score(candidate))
             if scores[-1] == max(scores):
                 best = copy.deepcopy(candidate.state_dict())
             over = stop(scores[-1])
         candidate.load_state_dict(best)
+        _check_finite(*candidate.parameters())
         return candidate, scores
 
     @torch.no_grad()
     def _held_out_score(self, candidate: Generation) -> float:
-        score = float(self.held_out.score(candidate).mean())
-        if not math.isfinite(score):
-            raise TrainingError(f"The correlation score of a dendrite became {score}: try a smaller learning rate.")
-        return score
+        outputs = self.held_out.outputs(candidate)
+        _check_finite(outputs)
+        return float(correlation(outputs, self.held_out.errors).mean())
 
     @torch.no_grad()
     def noise(self, candidate: Generation, generator: torch.Generator) -> float:
         """The standard deviation of the candidate's score when the held-out errors are permuted."""
-        outputs = candidate(self.held_out.inputs, self.held_out.activations)
-        errors = self.held_out.errors
-        orders = (torch.randperm(len(errors), generator=generator) for _ in range(_PERMUTATIONS))
-        return float(torch.stack([correlation(outputs, errors[order]).mean() for order in orders]).std())
+        outputs = self.held_out.outputs(candidate)
+        scores = [correlation(outputs, self.held_out.permuted_errors(generator)).mean() for _ in range(_PERMUTATIONS)]
+        return float(torch.stack(scores).std())
+
+
+def _check_finite(*values: Tensor) -> None:
+    if not all(bool(torch.isfinite(value).all()) for value in values):
+        raise TrainingError("A dendrite's weights or outputs became NaN or infinite: try a smaller learning rate.")

@@ -86,7 +86,10 @@ class Dendritic(nn.Module):
         return Generation(self.module, self.channels, len(self.generations), self.spec)
 
     def accept(self, generation: Generation) -> None:
-        """Freeze a generation and connect it with W = 0: the module's function does not change."""
+        """Freeze a generation and connect it with W = 0.
+
+        Every bit of the module's outputs stays as it was, but for the sign of an exact zero: -0.0 + 0.0 is 0.0.
+        """
         self.generations.append(generation.requires_grad_(False).eval())
         row = self.outgoing.new_zeros(1, self.channels)
         self.outgoing = nn.Parameter(torch.cat([self.outgoing.detach(), row]))

@@ -16,6 +16,9 @@ from torch import Tensor
 
 # A standard deviation below this multiple of the type's precision, relative to the largest value, is rounding.
 _ROUNDING = 32.0
+# Directions with less than this share of the variance are left alone instead of being blown up: single precision cannot
+# tell them from constant (dead pixels, a dendrite that is linear in x or says the same as another).
+_WEAK = 1e-10
 
 
 def standardise(values: Tensor) -> Tensor:
@@ -51,8 +54,8 @@ class Projection:
 
     Channel i has its own fit: its neuron sees all inputs x, but only its own dendrites' activations. The fit is done
     in two steps (Frisch, Waugh and Lovell): [1, x], which all channels share, is taken out of E and of a_e; what is
-    left of a_e is then taken out of E, channel by channel. With more inputs than records plain least squares would
-    leave nothing of E, so a ridge of the mean squared singular value takes its place.
+    left of a_e is then taken out of E, channel by channel. With no more records than unknowns plain least squares
+    would leave nothing of E, so a ridge of the mean squared singular value takes its place.
 
     Args:
         inputs: x, shape (R, inputs).
@@ -61,18 +64,21 @@ class Projection:
     """
 
     def __init__(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> None:
-        x = inputs.double()
-        self._mean = x.mean(0)
-        deviation = (x - self._mean).square().mean(0).sqrt()
-        self._scale = torch.where(deviation > 0, deviation, 1.0)
-        self._channels = errors.shape[1]
-        joint = torch.cat([errors, *activations], 1).double()  # (R, (1 + D) * C)
-        self._joint_mean = joint.mean(0)
-        self._by_inputs = _fit((x - self._mean) / self._scale, joint - self._joint_mean)
+        records, channels = errors.shape
+        few = records <= 1 + inputs.shape[1] + len(activations)
+        self._channels = channels
+        self._inputs = _Standard(inputs)
+        self._activations = [_Standard(activation) for activation in activations]
+        self._mean = errors.double().mean(0)
+        self._by_inputs = _fit(self._inputs(inputs), self._joint(activations, errors), few)
         left_errors, left_activations = self._without_inputs(inputs, activations, errors)
         gram = torch.einsum("rdc,rec->cde", left_activations, left_activations)
         cross = torch.einsum("rdc,rc->cd", left_activations, left_errors)
-        self._by_dendrites = (_pseudo_inverse(gram) @ cross.unsqueeze(-1)).squeeze(-1)  # (C, D)
+        if few:
+            gram = gram + torch.diag_embed(gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).expand(cross.shape))
+        # The activations have the variance 1: an absolute limit tells those of which only rounding is left.
+        inverse: Tensor = torch.linalg.pinv(gram, atol=_WEAK * records, rtol=_WEAK, hermitian=True)
+        self._by_dendrites = (inverse @ cross.unsqueeze(-1)).squeeze(-1)  # (C, D)
 
     def residual(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> Tensor:
         """E without what the fit explains, shape (R, C), of E's type; 0 where only rounding is left."""
@@ -82,28 +88,39 @@ class Projection:
         rounding = _ROUNDING * torch.finfo(errors.dtype).eps * errors.abs().amax(0)
         return torch.where(left.abs().amax(0) > rounding, left, 0.0)
 
+    def _joint(self, activations: Sequence[Tensor], errors: Tensor) -> Tensor:
+        """E and the standardised a_e side by side, shape (R, (1 + D) * C)."""
+        standard = [scale(activation) for scale, activation in zip(self._activations, activations, strict=True)]
+        return torch.cat([errors.double() - self._mean, *standard], 1)
+
     def _without_inputs(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> tuple[Tensor, Tensor]:
-        joint = torch.cat([errors, *activations], 1).double() - self._joint_mean
-        left = joint - (inputs.double() - self._mean) / self._scale @ self._by_inputs
+        """What [1, x] leaves of E, shape (R, C), and of a_e, shape (R, D, C)."""
+        left = self._joint(activations, errors) - self._inputs(inputs) @ self._by_inputs
         split = left.reshape(len(left), 1 + len(activations), self._channels)
         return split[:, 0], split[:, 1:]
 
 
-def _fit(x: Tensor, y: Tensor) -> Tensor:
-    """Least-squares coefficients of y, shape (R, K), by centred x, shape (R, P): shape (P, K)."""
-    records, width = x.shape
-    if records > width:
-        return _pseudo_inverse(x.T @ x) @ (x.T @ y)
-    gram = x @ x.T
-    ridge = gram.diagonal().mean()
-    if ridge <= 0:  # every input is constant
-        return y.new_zeros(width, y.shape[1])
-    dual: Tensor = torch.linalg.solve(gram + ridge * torch.eye(records, dtype=x.dtype, device=x.device), y)
-    return x.T @ dual
+class _Standard:
+    """Columns by the mean and deviation that they had on the records of the fit, in double precision."""
+
+    def __init__(self, values: Tensor) -> None:
+        values = values.double()
+        self._mean = values.mean(0)
+        deviation = (values - self._mean).square().mean(0).sqrt()
+        self._deviation = torch.where(deviation > 0, deviation, 1.0)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return (values.double() - self._mean) / self._deviation
 
 
-def _pseudo_inverse(gram: Tensor) -> Tensor:
-    # Directions weaker than single precision can tell from constant (dead pixels, a dendrite that says the same as
-    # another) are left alone instead of being blown up.
-    inverse: Tensor = torch.linalg.pinv(gram, rtol=1e-11, hermitian=True)
-    return inverse
+def _fit(x: Tensor, y: Tensor, ridge: bool) -> Tensor:
+    """Least-squares coefficients of y, shape (R, K), by standardised x, shape (R, P): shape (P, K)."""
+    coefficients: Tensor
+    if ridge:
+        gram = x @ x.T
+        strength = gram.diagonal().mean().clamp(min=torch.finfo(x.dtype).tiny)
+        coefficients = x.T @ torch.linalg.solve(gram + strength * torch.eye(len(x), dtype=x.dtype, device=x.device), y)
+    else:
+        inverse: Tensor = torch.linalg.pinv(x.T @ x, rtol=_WEAK, hermitian=True)
+        coefficients = inverse @ (x.T @ y)
+    return coefficients

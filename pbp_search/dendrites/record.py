@@ -64,6 +64,10 @@ class _Probe:
         return self.seen.pop()
 
 
+def _no_error(name: str) -> str:
+    return f"The loss does not depend on the module {name!r}: dendrites have no error to learn."
+
+
 def record(network: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, batch_size: int = 512) -> dict[str, Record]:
     """Pass data through a frozen network once and keep x and E of every dendritic module.
 
@@ -81,7 +85,7 @@ def record(network: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, batc
 
     Raises:
         UnsupportedModuleError: A module is called twice in a pass or never, or the loss does not depend on it.
-        TrainingError: An error is NaN or infinite.
+        TrainingError: An input or error is NaN or infinite.
     """
     modes = {part: part.training for part in network.modules()}
     probes = [_Probe(name, module) for name, module in dendritic_modules(network).items()]
@@ -92,16 +96,16 @@ def record(network: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, batc
             for x, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
                 losses = loss(network(x), target)
                 taken = [probe.take() for probe in probes]
+                if not losses.requires_grad:
+                    raise UnsupportedModuleError(_no_error(probes[0].name))
                 # The sum of the samples' own losses: in evaluation mode samples do not mix, so the gradient at a
                 # sample's output is that of its own loss.
                 errors = torch.autograd.grad(losses.sum(), [zero for _, zero in taken], allow_unused=True)
                 for probe, (seen, _), error in zip(probes, taken, errors, strict=True):
                     if error is None:
-                        raise UnsupportedModuleError(
-                            f"The loss does not depend on the module {probe.name!r}: dendrites have no error to learn."
-                        )
-                    if not bool(torch.isfinite(error).all()):
-                        raise TrainingError(f"The error at the module {probe.name!r} is NaN or infinite.")
+                        raise UnsupportedModuleError(_no_error(probe.name))
+                    if not bool(torch.isfinite(error).all() and torch.isfinite(seen).all()):
+                        raise TrainingError(f"An input or error of the module {probe.name!r} is NaN or infinite.")
                     parts[probe.name].append((seen, error))
     finally:
         for probe in probes:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pbp_search.dendrites import attach
-from pbp_search.errors import CheckpointError, SettingsError
+from pbp_search.errors import CheckpointError
 from pbp_search.settings import Settings
 from pbp_search.training.config import TrialConfig
 from pbp_search.training.streams import global_stream
@@ -150,7 +150,7 @@ class Checkpoint:
             )
         except FileNotFoundError:
             raise CheckpointError(f"There is no milestone file {path}.") from None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, SettingsError, ValidationError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"The milestone file {path} is damaged: {error}") from error
 
 

@@ -1,7 +1,7 @@
 """The neuron phase: ordinary training of the base network and W, with all dendrites frozen."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def _train_epoch(
     """One pass over the data in a new order. Returns the mean loss."""
     network.train()
     total = torch.zeros(())
-    for batch in torch.randperm(len(split.inputs)).split(batch_size):
+    for batch in _batches(len(split.inputs), batch_size):
         losses = task.loss(network(split.inputs[batch]), split.targets[batch])
         optimiser.zero_grad()
         losses.mean().backward()
@@ -78,6 +78,15 @@ def _train_epoch(
     if not math.isfinite(mean):
         raise TrainingError(f"The training loss became {mean}: try a smaller learning rate.")
     return mean
+
+
+def _batches(samples: int, batch_size: int) -> Sequence[Tensor]:
+    """All samples in a new order. A single left-over sample joins the batch before: it has no batch statistics."""
+    order = torch.randperm(samples)
+    if samples % batch_size == 1 and samples > batch_size > 1:
+        return [*order[: -batch_size - 1].split(batch_size), order[-batch_size - 1 :]]
+    batches: Sequence[Tensor] = order.split(batch_size)
+    return batches
 
 
 @torch.no_grad()

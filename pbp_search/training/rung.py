@@ -15,6 +15,7 @@ from collections.abc import Callable
 from torch import nn
 
 from pbp_search.dendrites import Generation, Growth, dendritic_modules, grow, parameter_count, record, weight_bytes
+from pbp_search.errors import SettingsError
 from pbp_search.training.config import TrialConfig
 from pbp_search.training.milestone import (
     Checkpoint,
@@ -77,7 +78,13 @@ def run_rung(
 
     Raises:
         TrainingError: A loss, error or score became NaN or infinite.
+        SettingsError: The previous milestone is of another configuration, or its generation was thrown away.
     """
+    if previous is not None and (previous.milestone.config != config or not previous.milestone.accepted):
+        raise SettingsError(
+            "A rung continues a milestone of the same configuration whose generation was accepted: "
+            "this one is of another configuration, or the end of its chain."
+        )
     return _Rung(task, config, previous, data or task.data(), on_epoch).run()
 
 

@@ -1,5 +1,7 @@
 """When a phase ends, and what counts as better."""
 
+import math
+
 from pbp_search.training.config import Fixed, Plateau
 from pbp_search.training.task import Direction
 
@@ -36,9 +38,11 @@ class Stopper:
         if isinstance(self._rule, Fixed):
             return self._epochs >= self._rule.epochs
         # The reference moves only by whole improvements, so that many small ones add up to one.
-        if self._reference is None or better(
-            score, self._reference, self._direction, self._relative, self._rule.absolute
-        ):
+        improved = not math.isnan(score) and (
+            self._reference is None
+            or better(score, self._reference, self._direction, self._relative, self._rule.absolute)
+        )
+        if improved:
             self._reference, self._since = score, 0
         else:
             self._since += 1

@@ -9,8 +9,8 @@ from typing import Literal, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from pbp_search.dendrites import attach
-from pbp_search.errors import PbpSearchError, TaskError
+from pbp_search.dendrites import attach, record
+from pbp_search.errors import PbpSearchError, TaskError, TrainingError
 
 T = TypeVar("T")
 Direction = Literal["maximize", "minimize"]
@@ -90,6 +90,7 @@ def check_task(task: Task) -> Data:
 
     Raises:
         TaskError: Something is missing, fails or does not fit; the message says what.
+        UnsupportedModuleError: Dendrites cannot be attached to the network.
     """
     label = f"The task {type(task).__name__}"
     missing = [name for name in ("data", "model", "loss", "score") if not callable(getattr(task, name, None))]
@@ -104,6 +105,8 @@ def check_task(task: Task) -> Data:
         raise TaskError(f"{label}: data() returned {type(data).__name__}: it must return pbp_search.Data.")
     for part in ("train", "validation", "test"):
         _check_split(getattr(data, part), part, label)
+    for part in ("validation", "test"):
+        _check_alike(data.train.inputs, getattr(data, part).inputs, part, label)
     _check_network(task, data, label)
     return data
 
@@ -128,6 +131,14 @@ def _check_split(split: object, part: str, label: str) -> None:
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             bad = int((~torch.isfinite(values)).sum())
             raise TaskError(f"{label}: the {part} {name} hold {bad} values that are NaN or infinite: clean them first.")
+
+
+def _check_alike(train: Tensor, inputs: Tensor, part: str, label: str) -> None:
+    if train.shape[1:] != inputs.shape[1:] or train.dtype != inputs.dtype:
+        raise TaskError(
+            f"{label}: the {part} inputs have the shape {tuple(inputs.shape)} and type {inputs.dtype}, "
+            f"the training inputs {tuple(train.shape)} and {train.dtype}: they must be alike but for the rows."
+        )
 
 
 def _check_network(task: Task, data: Data, label: str) -> None:
@@ -155,6 +166,10 @@ def _check_width(task: Task, few: Split, width: int, label: str) -> None:
         )
     if not losses.requires_grad:
         raise TaskError(f"{label}: the loss does not depend on the network: it has no gradient.")
+    try:
+        record(network, task.loss, few.inputs, few.targets)
+    except TrainingError as error:
+        raise TaskError(f"{label}: before any training, {error}") from error
     score = _attempt(f"{label}: score failed", lambda: float(task.score(outputs.detach(), few.targets)))
     if not math.isfinite(score):
         raise TaskError(f"{label}: score returned {score} for 2 samples: it must return a finite number.")

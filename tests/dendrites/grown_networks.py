@@ -1,0 +1,106 @@
+"""Small networks with dendrites at random values, and comparison to the last bit."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pbp_search.dendrites import DendriteSpec, Dendritic, attach, dendritic_modules
+
+NONLINEARITIES = ("tanh", "sigmoid", "relu")
+
+WIDTHS = (1, 3, 16)
+
+
+def perceptron(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+def without_bias(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, width, bias=False), nn.Tanh(), nn.Linear(width, 3, bias=False))
+
+
+def normalised(width: int) -> nn.Module:
+    hidden = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Dropout(0.3))
+    return nn.Sequential(hidden, nn.Linear(width, width), nn.Sigmoid(), nn.Linear(width, 3))
+
+
+class Sequences(nn.Module):
+    """Inputs (N, T, 4): a module for every position, then one for their mean."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.positions = nn.Linear(4, width)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.positions(x)).mean(1))
+
+
+BUILDERS: dict[str, Callable[[int], nn.Module]] = {
+    "perceptron": perceptron,
+    "without_bias": without_bias,
+    "normalised": normalised,
+    "sequences": Sequences,
+}
+
+
+def inputs_for(builder: str, samples: int, dtype: torch.dtype = torch.float32, seed: int = 7) -> Tensor:
+    shape = (samples, 5, 4) if builder == "sequences" else (samples, 4)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def grown(
+    builder: str, width: int, generations: int, nonlinearity: str = "tanh", dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """A network with random weights everywhere: M, M_d, U and W."""
+    torch.manual_seed(width + 100 * generations)
+    network = BUILDERS[builder](width).to(dtype)
+    for module in attach(network, DendriteSpec(nonlinearity=nonlinearity)).values():
+        add_generations(module, generations)
+    return network
+
+
+def add_generations(module: Dendritic, count: int) -> None:
+    """Accept generations with random U, then set W at random."""
+    for _ in range(count):
+        candidate = module.candidate()
+        nn.init.normal_(candidate.incoming)
+        module.accept(candidate)
+    nn.init.normal_(module.outgoing)
+
+
+def dendritic(inputs: int, channels: int, generations: int, nonlinearity: str = "tanh", **options: object) -> Dendritic:
+    """One module with random weights everywhere."""
+    torch.manual_seed(inputs + 10 * channels + 100 * generations)
+    module = Dendritic(nn.Linear(inputs, channels, **options), DendriteSpec(nonlinearity=nonlinearity))
+    add_generations(module, generations)
+    return module
+
+
+def bits(values: Tensor) -> Tensor:
+    """The bits of floating-point numbers, as integers."""
+    return values.detach().contiguous().view({4: torch.int32, 8: torch.int64}[values.element_size()])
+
+
+def assert_same_bits(left: Tensor, right: Tensor) -> None:
+    assert left.dtype == right.dtype
+    assert torch.equal(bits(left), bits(right))
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def assert_same_state(before: dict[str, Tensor], network: nn.Module) -> None:
+    after = network.state_dict()
+    assert list(before) == list(after)
+    for name, value in before.items():
+        assert value.dtype == after[name].dtype, name
+        assert torch.equal(value.view(-1).view(torch.uint8), after[name].view(-1).view(torch.uint8)), name
+
+
+def all_modules(network: nn.Module) -> list[Dendritic]:
+    modules = list(dendritic_modules(network).values())
+    assert modules
+    return modules

@@ -1,0 +1,92 @@
+import pytest
+import torch
+from grown_networks import (
+    BUILDERS,
+    NONLINEARITIES,
+    add_generations,
+    all_modules,
+    assert_same_state,
+    grown,
+    inputs_for,
+    state_of,
+)
+from torch import nn
+
+from pbp_search.dendrites import FoldedLinear, attach, dendritic_modules, fold, parameter_count, weight_bytes
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("generations", range(4))
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_folding_leaves_outputs_equal(
+    builder: str, generations: int, nonlinearity: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    network = grown(builder, 5, generations, nonlinearity, dtype).eval()
+    x = inputs_for(builder, 20, dtype)
+    torch.testing.assert_close(fold(network)(x), network(x), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("generations", range(5))
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_the_size_is_that_of_the_formula(builder: str, generations: int) -> None:
+    plain = BUILDERS[builder](6)
+    base = sum(parameter.numel() for parameter in plain.parameters())
+    linears = [module for module in plain.modules() if isinstance(module, nn.Linear)]
+    added = 0
+    for linear in linears:
+        own = linear.in_features * linear.out_features + (linear.out_features if linear.bias is not None else 0)
+        added += generations * own + linear.out_features * generations * (generations + 1) // 2
+    network = grown(builder, 6, generations)
+    assert parameter_count(network) == base + added
+    assert parameter_count(fold(network)) == base + added
+    assert weight_bytes(fold(network)) == weight_bytes(network)
+
+
+def test_weight_bytes_count_parameters_and_buffers_by_their_types() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).double()
+    numbers = 2 * 3 + 3 + 4 * 3
+    assert weight_bytes(network) == 8 * numbers + 8  # and the count of batches, an int64
+    assert weight_bytes(network.float()) == 4 * numbers + 8
+
+
+def test_without_dendrites_the_plain_network_comes_back() -> None:
+    plain = BUILDERS["normalised"](3)
+    before = state_of(plain)
+    attach(plain)
+    folded = fold(plain)
+    assert_same_state(before, folded)
+    assert not any(isinstance(module, FoldedLinear) for module in folded.modules())
+
+
+def test_modules_may_have_different_numbers_of_generations() -> None:
+    network = grown("perceptron", 4, 0, dtype=torch.float64).eval()
+    first, second = all_modules(network)
+    add_generations(second, 2)
+    folded = fold(network)
+    x = inputs_for("perceptron", 9, torch.float64)
+    torch.testing.assert_close(folded(x), network(x), rtol=0, atol=1e-12)
+    assert type(folded[0]) is nn.Linear
+    assert type(folded[2]) is FoldedLinear
+    assert len(first.generations) == 0
+
+
+def test_the_folded_network_is_a_copy_in_evaluation_mode() -> None:
+    network = grown("normalised", 3, 2).train()
+    before = state_of(network)
+    folded = fold(network)
+    assert not any(module.training for module in folded.modules())
+    assert dendritic_modules(folded) == {}
+    with torch.no_grad():
+        for parameter in folded.parameters():
+            parameter.add_(1)
+    assert_same_state(before, network)
+    assert network.training
+    assert len(all_modules(network)) == 3
+
+
+def test_folding_draws_no_random_numbers() -> None:
+    network = grown("perceptron", 3, 1)
+    state = torch.get_rng_state()
+    fold(network)
+    assert torch.equal(torch.get_rng_state(), state)

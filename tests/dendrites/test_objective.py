@@ -1,0 +1,343 @@
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from grown_networks import assert_same_bits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from torch import Tensor
+
+from pbp_search.dendrites import Projection, correlation, standardise
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def scores_by_loops(outputs: np.ndarray, errors: np.ndarray) -> list[float]:
+    """|mean (V - mean V)(E - mean E)| / (std V * std E), number by number."""
+    scores = []
+    for v, e in zip(outputs.T.tolist(), errors.T.tolist(), strict=True):
+        count = len(v)
+        mean_v, mean_e = math.fsum(v) / count, math.fsum(e) / count
+        covariance = math.fsum((a - mean_v) * (b - mean_e) for a, b in zip(v, e, strict=True)) / count
+        std_v = math.sqrt(math.fsum((a - mean_v) ** 2 for a in v) / count)
+        std_e = math.sqrt(math.fsum((b - mean_e) ** 2 for b in e) / count)
+        scores.append(abs(covariance) / (std_v * std_e))
+    return scores
+
+
+def score_and_gradient(outputs: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
+    outputs = outputs.clone().requires_grad_(True)
+    scores = correlation(outputs, errors)
+    (gradient,) = torch.autograd.grad(scores.sum(), outputs)
+    return scores.detach(), gradient
+
+
+@pytest.mark.parametrize("records", [2, 3, 50, 1000])
+def test_the_score_is_the_absolute_correlation(records: int) -> None:
+    outputs, errors = random(records, 4) * 3 + 1, random(records, 4, seed=1) - 2
+    expected = scores_by_loops(outputs.numpy(), errors.numpy())
+    np.testing.assert_allclose(correlation(outputs, errors).numpy(), expected, rtol=0, atol=1e-12)
+    textbook = [abs(np.corrcoef(outputs[:, i], errors[:, i])[0, 1]) for i in range(4)]
+    np.testing.assert_allclose(expected, textbook, rtol=0, atol=1e-12)
+
+
+def test_the_gradient_is_that_of_the_score_through_the_deviation_of_v() -> None:
+    outputs, errors = random(9, 3) + 0.5, random(9, 3, seed=1)
+    _, gradient = score_and_gradient(outputs, errors)
+    step = 1e-6
+    for n, i in np.ndindex(9, 3):
+        shift = torch.zeros_like(outputs)
+        shift[n, i] = step
+        above = scores_by_loops((outputs + shift).numpy(), errors.numpy())
+        below = scores_by_loops((outputs - shift).numpy(), errors.numpy())
+        assert gradient[n, i].item() == pytest.approx((sum(above) - sum(below)) / (2 * step), abs=1e-8)
+    assert torch.autograd.gradcheck(lambda v: correlation(v, errors), outputs.requires_grad_(True))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e-5, 1e5, 1e12, 1e25])
+def test_the_score_does_not_depend_on_the_scale_of_v_and_e(scale: float) -> None:
+    outputs, errors = random(64, 3, dtype=torch.float32), random(64, 3, seed=1, dtype=torch.float32)
+    scores, gradient = score_and_gradient(outputs, errors)
+    assert scores.min() > 0.01
+    for v, e in ((scale, 1.0), (1.0, scale), (scale, scale), (scale, 1 / scale)):
+        scaled, scaled_gradient = score_and_gradient(outputs * v, errors * e)
+        torch.testing.assert_close(scaled, scores, rtol=1e-5, atol=0)
+        torch.testing.assert_close(scaled_gradient * v, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("copies", [2, 7])
+def test_the_score_does_not_depend_on_the_number_of_records(copies: int) -> None:
+    outputs, errors = random(40, 3), random(40, 3, seed=1)
+    scores, gradient = score_and_gradient(outputs, errors)
+    repeated, repeated_gradient = score_and_gradient(outputs.repeat(copies, 1), errors.repeat(copies, 1))
+    torch.testing.assert_close(repeated, scores, rtol=0, atol=1e-14)
+    torch.testing.assert_close(repeated_gradient.reshape(copies, 40, 3).sum(0), gradient, rtol=0, atol=1e-14)
+
+
+def test_the_correlation_of_a_weak_signal_on_a_tiny_error_is_not_lost() -> None:
+    # An absolute epsilon of 1e-5 under the root would turn this into almost nothing.
+    errors = random(500, 1, dtype=torch.float32)
+    outputs = errors + random(500, 1, seed=1, dtype=torch.float32)
+    assert correlation(outputs * 1e-8, errors * 1e-8).item() == pytest.approx(0.71, abs=0.05)
+
+
+def rounding_noise(value: float, dtype: torch.dtype) -> Tensor:
+    """A constant whose records differ by one unit of the last place."""
+    noise = torch.randint(-1, 2, (60, 1), generator=torch.Generator().manual_seed(3)).to(dtype)
+    return value * (1 + torch.finfo(dtype).eps * noise)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 1e-30, 1e30])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_constant_outputs_and_constant_errors_score_nothing(value: float, noisy: bool, dtype: torch.dtype) -> None:
+    constant = rounding_noise(value, dtype) if noisy else torch.full((60, 1), value, dtype=dtype)
+    varying = random(60, 1, seed=2, dtype=dtype)
+    for outputs, errors in ((constant, varying), (varying, constant), (constant, constant)):
+        score, gradient = score_and_gradient(outputs, errors)
+        assert score.item() == 0
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_a_constant_channel_does_not_disturb_the_others() -> None:
+    outputs, errors = random(60, 3), random(60, 3, seed=1)
+    alone, alone_gradient = score_and_gradient(outputs[:, [0]], errors[:, [0]])
+    outputs[:, 1], errors[:, 2] = 0.3, -1.0
+    scores, gradient = score_and_gradient(outputs, errors)
+    assert scores[1:].tolist() == [0, 0]
+    torch.testing.assert_close(scores[:1], alone, rtol=0, atol=1e-15)
+    torch.testing.assert_close(gradient[:, :1], alone_gradient, rtol=0, atol=1e-15)
+
+
+def test_saturated_dendrites_score_nothing() -> None:
+    z = (random(60, 1, dtype=torch.float32).abs() + 30).requires_grad_(True)
+    score = correlation(torch.tanh(z), random(60, 1, seed=1, dtype=torch.float32))
+    score.sum().backward()
+    assert score.item() == 0
+    assert torch.equal(z.grad, torch.zeros_like(z))
+
+
+def test_rounding_does_not_lift_a_score_above_1() -> None:
+    values = torch.cat([random(9, 1, seed=seed, dtype=torch.float32) for seed in range(200)], 1)
+    raw = (standardise(values) * standardise(values)).mean(0)
+    assert raw.max() > 1
+    assert correlation(values, values).max() == 1
+
+
+ANY_COLUMNS = npst.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 12), st.just(2)),
+    elements=st.floats(-(2.0**50), 2.0**50, width=32) | st.sampled_from([0.0, 1.0, 1e-30, -1e-38]),
+)
+
+
+@settings(deadline=None)
+@given(ANY_COLUMNS, st.integers(0, 2**16))
+def test_scores_lie_between_0_and_1_and_gradients_are_finite(columns: np.ndarray, seed: int) -> None:
+    outputs = torch.from_numpy(columns)
+    errors = outputs[torch.randperm(len(outputs), generator=torch.Generator().manual_seed(seed))].flip(1)
+    scores, gradient = score_and_gradient(outputs, errors)
+    assert bool(((scores >= 0) & (scores <= 1)).all())
+    assert not gradient.isnan().any()
+
+
+@settings(deadline=None)
+@given(ANY_COLUMNS, st.sampled_from([-1.0, 1.0]), st.integers(-60, 60))
+def test_a_multiple_of_the_error_scores_one_or_is_constant(columns: np.ndarray, sign: float, power: int) -> None:
+    errors = torch.from_numpy(columns)
+    standard = standardise(errors.double())
+    for i, score in enumerate(correlation(errors.double() * sign * 2.0**power, errors.double()).tolist()):
+        assert score == (pytest.approx(1.0, abs=1e-6) if standard[:, i].any() else 0.0)
+
+
+@settings(deadline=None)
+@given(ANY_COLUMNS)
+def test_standardised_columns_have_mean_0_and_deviation_1_or_are_0(columns: np.ndarray) -> None:
+    for column in standardise(torch.from_numpy(columns).double()).T:
+        if column.any():
+            assert column.mean().item() == pytest.approx(0, abs=1e-6)
+            assert column.square().mean().sqrt().item() == pytest.approx(1, abs=1e-6)
+
+
+def design(inputs: Tensor, activations: Sequence[Tensor], channel: int) -> np.ndarray:
+    """[1, x, a_0 of the channel, a_1 of the channel, ...] in float64."""
+    columns = [torch.ones(len(inputs), 1), inputs, *(activation[:, [channel]] for activation in activations)]
+    return torch.cat([column.double() for column in columns], 1).numpy()
+
+
+def least_squares_residual(
+    fitted: tuple[Tensor, Sequence[Tensor], Tensor], applied: tuple[Tensor, Sequence[Tensor], Tensor]
+) -> np.ndarray:
+    """Channel by channel: coefficients from the first records, what they leave of the second ones."""
+    left = np.empty(applied[2].shape)
+    for i in range(left.shape[1]):
+        errors = fitted[2][:, i].double().numpy()
+        coefficients = np.linalg.lstsq(design(fitted[0], fitted[1], i), errors, rcond=1e-9)[0]
+        left[:, i] = applied[2][:, i].double().numpy() - design(applied[0], applied[1], i) @ coefficients
+    return left
+
+
+def parts(
+    records: int, inputs: int, generations: int, channels: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Inputs, activations that partly follow from the inputs, and errors that partly follow from both."""
+    x = random(records, inputs, seed=seed, dtype=dtype) + 0.5
+    mixing = random(generations + 1, inputs, channels, seed=99, dtype=dtype)
+    activations = [
+        torch.tanh(x @ mixing[d] + 0.3 * random(records, channels, seed=seed + d + 1, dtype=dtype))
+        for d in range(generations)
+    ]
+    errors = x @ mixing[generations] + random(records, channels, seed=seed + 50, dtype=dtype) + 2
+    for d, activation in enumerate(activations):
+        errors = errors + (d - 1.5) * activation
+    return x, activations, errors
+
+
+@pytest.mark.parametrize("generations", range(4))
+@pytest.mark.parametrize("inputs", [1, 5, 20])
+def test_the_residual_is_that_of_least_squares(inputs: int, generations: int) -> None:
+    train, held_out = parts(80, inputs, generations), parts(30, inputs, generations, seed=7)
+    projection = Projection(*train)
+    for part in (train, held_out):
+        expected = least_squares_residual(train, part)
+        np.testing.assert_allclose(projection.residual(*part).numpy(), expected, rtol=0, atol=1e-10)
+    for i in range(3):  # nothing that the neuron can use is left
+        np.testing.assert_allclose(
+            design(train[0], train[1], i).T @ projection.residual(*train)[:, i].numpy(), 0, atol=1e-9
+        )
+
+
+def test_single_precision_errors_are_projected_in_double_precision() -> None:
+    train = parts(80, 5, 2, dtype=torch.float32)
+    left = Projection(*train).residual(*train)
+    assert left.dtype == torch.float32
+    np.testing.assert_allclose(left.numpy(), least_squares_residual(train, train), rtol=0, atol=1e-6)
+
+
+def constant_column(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.full((len(x), 1), 0.7, dtype=x.dtype), torch.zeros(len(x), 1, dtype=x.dtype)], 1)
+
+
+def duplicated_columns(x: Tensor) -> Tensor:
+    return torch.cat([x, x[:, :2], 3 * x[:, [0]] - x[:, [1]]], 1)
+
+
+@pytest.mark.parametrize("deficient", [constant_column, duplicated_columns])
+@pytest.mark.parametrize("generations", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inputs_that_say_nothing_new_change_nothing(deficient, generations: int, dtype: torch.dtype) -> None:
+    train, held_out = parts(80, 4, generations, dtype=dtype), parts(30, 4, generations, seed=7, dtype=dtype)
+    plain = Projection(*train)
+    projection = Projection(deficient(train[0]), *train[1:])
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-8
+    for part in (train, held_out):
+        left = projection.residual(deficient(part[0]), *part[1:])
+        torch.testing.assert_close(left, plain.residual(*part), rtol=0, atol=tolerance)
+
+
+def test_a_generation_that_says_the_same_as_another_changes_nothing() -> None:
+    (x, (first,), errors), (held_x, (held_first,), held_errors) = parts(80, 4, 1), parts(30, 4, 1, seed=7)
+    plain, doubled = Projection(x, [first], errors), Projection(x, [first, -2 * first], errors)
+    torch.testing.assert_close(
+        doubled.residual(held_x, [held_first, -2 * held_first], held_errors),
+        plain.residual(held_x, [held_first], held_errors),
+        rtol=0,
+        atol=1e-8,
+    )
+
+
+def test_a_dendrite_that_is_linear_on_the_training_records_is_not_blown_up() -> None:
+    # A relu that only bends for a held-out record: its coefficient cannot be known from the training records.
+    x, held_out = random(300, 3, dtype=torch.float32), random(100, 3, seed=1, dtype=torch.float32)
+    held_out[0, 0] = -9
+
+    def dendrite(inputs: Tensor) -> Tensor:
+        return torch.relu(inputs @ torch.tensor([[0.5], [0.2], [0.1]]) + 3)
+
+    assert dendrite(x).min() > 0
+    assert dendrite(held_out).min() == 0
+    errors, held_errors = torch.sin(3 * x[:, :1]), torch.sin(3 * held_out[:, :1])
+    without = Projection(x, [], errors).residual(held_out, [], held_errors)
+    left = Projection(x, [dendrite(x)], errors).residual(held_out, [dendrite(held_out)], held_errors)
+    assert left.abs().max() < 2 * without.abs().max()
+    torch.testing.assert_close(left[1:], without[1:], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_the_residual_does_not_depend_on_the_scale_of_the_inputs(scale: float) -> None:
+    x, activations, errors = parts(80, 4, 2)
+    scales = torch.tensor([1.0, scale, 1.0, scale], dtype=torch.float64)
+    left = Projection(x * scales, activations, errors).residual(x * scales, activations, errors)
+    expected = Projection(x, activations, errors).residual(x, activations, errors)
+    torch.testing.assert_close(left, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+@pytest.mark.parametrize("generations", [0, 2])
+def test_errors_that_the_neuron_explains_already_leave_exactly_nothing(
+    generations: int, scale: float, dtype: torch.dtype
+) -> None:
+    def explained(seed: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        x, activations, _ = parts(90, 5, generations, seed=seed, dtype=dtype)
+        errors = x @ random(5, 3, seed=42, dtype=dtype) - 1
+        for d, activation in enumerate(activations):
+            errors = errors + (d + 0.5) * activation
+        return x, activations, errors * scale
+
+    train, held_out = explained(0), explained(7)
+    projection = Projection(*train)
+    for part in (train, held_out):
+        left = projection.residual(*part)
+        assert torch.equal(left, torch.zeros_like(left))
+        score, gradient = score_and_gradient(random(90, 3, seed=3, dtype=dtype), left)
+        assert score.tolist() == [0, 0, 0]
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_constant_inputs_leave_the_error_without_its_mean(dtype: torch.dtype) -> None:
+    for records in (4, 40):
+        x, errors = torch.full((records, 6), 0.3, dtype=dtype), random(records, 2, dtype=dtype)
+        left = Projection(x, [], errors).residual(x, [], errors)
+        torch.testing.assert_close(left, errors - errors.mean(0), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("records", "inputs"), [(10, 10), (10, 11), (12, 40), (2, 5)])
+def test_with_more_inputs_than_records_a_ridge_leaves_something(records: int, inputs: int) -> None:
+    x, _, errors = parts(records, inputs, 0)
+    held_x, _, held_errors = parts(25, inputs, 0, seed=7)
+    projection = Projection(x, [], errors)
+    # The ridge in its primal form, with the mean squared singular value as its weight.
+    mean, deviation = x.numpy().mean(0), x.numpy().std(0)
+    scaled, centred = (x.numpy() - mean) / deviation, errors.numpy() - errors.numpy().mean(0)
+    weight = np.mean(np.linalg.svd(scaled, compute_uv=False) ** 2)
+    coefficients = np.linalg.solve(scaled.T @ scaled + weight * np.eye(inputs), scaled.T @ centred)
+    for part_x, part_errors in ((x, errors), (held_x, held_errors)):
+        expected = part_errors.numpy() - errors.numpy().mean(0) - (part_x.numpy() - mean) / deviation @ coefficients
+        left = projection.residual(part_x, [], part_errors)
+        np.testing.assert_allclose(left.numpy(), expected, rtol=0, atol=1e-9)
+        assert left.abs().amax(0).min() > 0.01
+
+
+@pytest.mark.parametrize("generations", [0, 1, 3])
+@pytest.mark.parametrize("inputs", [3, 8, 30])
+def test_some_of_the_error_is_left_for_any_number_of_records(inputs: int, generations: int) -> None:
+    for records in range(max(3, inputs - 1), inputs + generations + 6):
+        train = parts(records, inputs, generations)
+        left = Projection(*train).residual(*train)
+        assert torch.isfinite(left).all()
+        assert left.abs().amax(0).min() > 1e-4, f"{records} records"
+
+
+def test_the_residual_of_one_part_does_not_change_the_fit() -> None:
+    train, held_out = parts(80, 4, 2), parts(30, 4, 2, seed=7)
+    projection = Projection(*train)
+    first = projection.residual(*train)
+    projection.residual(*held_out)
+    assert_same_bits(projection.residual(*train), first)

@@ -1,0 +1,254 @@
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_tasks import Bowl, BowlWithDropout, Rings, assert_same_checkpoint, config, weight_bits
+
+from pbp_search.dendrites import dendritic_modules
+from pbp_search.errors import CheckpointError
+from pbp_search.training import Checkpoint, EpochRecord, GrowthRecord, Milestone, build_network, milestone
+from pbp_search.training.milestone import FORMAT, weights_of
+
+
+def described(**changes: object) -> Milestone:
+    values = {
+        "config": config(width=2),
+        "requested": 2,
+        "dendrites": 2,
+        "parameters": 61,
+        "weight_bytes": 244,
+        "score": -0.1 + 0.2,  # has no short decimal form
+        "train_score": -1e-300,
+        "epochs": 12,
+        "seconds": 1.23456789012345678,
+        "growth": (
+            GrowthRecord(module="0", generation=2, attempt=1, score=0.3, floor=1 / 3, noise=0.0, above_floor=False),
+        ),
+    }
+    return Milestone(**{**values, **changes})
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    history = (
+        EpochRecord(phase="dendrite", generation=2, attempt=1, epoch=0, values={"correlation/0": 2 / 3}),
+        EpochRecord(phase="neuron", generation=2, attempt=1, epoch=0, values={"train_loss": 1e300, "score": -0.0}),
+    )
+    return Checkpoint(described(), weights_of(build_network(BowlWithDropout(), config(width=2), 2)), history)
+
+
+def test_a_milestone_is_the_same_after_a_trip_through_its_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "folder" / "milestone"
+    checkpoint.save(path)
+    loaded = Checkpoint.load(path)
+    assert_same_checkpoint(loaded, checkpoint)
+    assert loaded.milestone == checkpoint.milestone  # seconds too
+    assert loaded.history == checkpoint.history
+    assert [entry.name for entry in path.parent.iterdir()] == ["milestone"]
+    loaded.save(path)
+    assert_same_checkpoint(Checkpoint.load(path), checkpoint)
+
+
+def test_weights_of_any_layout_and_value_are_kept(tmp_path: Path) -> None:
+    weights = {
+        "transposed": torch.randn(3, 4).T,
+        "special": torch.tensor([float("nan"), float("inf"), -0.0, 1e-45]),
+        "empty": torch.zeros(0, 3),
+        "double": torch.randn(2, dtype=torch.float64),
+        "count": torch.tensor(7),
+    }
+    kept = Checkpoint(described(), weights)
+    kept.save(tmp_path / "milestone")
+    loaded = Checkpoint.load(tmp_path / "milestone")
+    assert weight_bits(loaded) == weight_bits(kept)
+    (tmp_path / "milestone").unlink()  # the weights are in memory
+    assert torch.equal(loaded.weights["transposed"], weights["transposed"])
+
+
+def test_a_milestone_restores_its_network(checkpoint: Checkpoint) -> None:
+    torch.manual_seed(0)
+    network, again = checkpoint.network(BowlWithDropout()), checkpoint.network(BowlWithDropout())
+    assert weight_bits(Checkpoint(checkpoint.milestone, weights_of(network))) == weight_bits(checkpoint)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    assert weight_bits(Checkpoint(checkpoint.milestone, weights_of(again))) == weight_bits(checkpoint)
+    for module in dendritic_modules(again).values():
+        assert len(module.generations) == 2
+        assert not any(parameter.requires_grad for parameter in module.generations.parameters())
+
+
+def test_whether_a_generation_stayed() -> None:
+    assert described().accepted
+    assert not described(requested=3).accepted
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("half_written", [False, True])
+def test_a_save_that_fails_leaves_the_old_file(
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    half_written: bool,
+) -> None:
+    path = tmp_path / "milestone"
+    checkpoint.save(path)
+    old = path.read_bytes()
+
+    def fail(weights: object, beside: Path, metadata: object) -> None:
+        if half_written:
+            Path(beside).write_bytes(b"half a file")
+        raise error
+
+    monkeypatch.setattr(milestone, "save_file", fail)
+    with pytest.raises(type(error)):
+        Checkpoint(described(epochs=13), {}).save(path)
+    assert path.read_bytes() == old
+    assert [entry.name for entry in tmp_path.iterdir()] == ["milestone"]
+    monkeypatch.undo()
+    Checkpoint(described(epochs=13), {}).save(path)
+    assert Checkpoint.load(path).milestone.epochs == 13
+
+
+def test_a_file_is_replaced_as_a_whole(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "milestone"
+    checkpoint.save(path)
+    old = path.read_bytes()
+    with path.open("rb") as reader:  # someone who has opened the old file goes on reading the old file
+        Checkpoint(described(epochs=13), {}).save(path)
+        assert reader.read() == old
+    assert path.read_bytes() != old
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"There is no milestone file .*nowhere"):
+        Checkpoint.load(tmp_path / "nowhere")
+
+
+def test_a_folder_is_no_milestone(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        Checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, {}, {"format": "pt"}, {"format": FORMAT + "0"}, {"milestone": "{}", "history": "[]"}]
+)
+def test_a_foreign_format_is_refused(metadata: dict[str, str] | None, tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "file", metadata)
+    with pytest.raises(CheckpointError, match=rf"has the format .*: this version reads '{FORMAT}'"):
+        Checkpoint.load(tmp_path / "file")
+
+
+GOOD = {"format": FORMAT, "milestone": described().model_dump_json(), "history": "[]"}
+WITHOUT_SCORE = described().model_dump(mode="json", exclude={"score"})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"milestone": None},
+        {"history": None},
+        {"milestone": "not JSON"},
+        {"milestone": "[]"},
+        {"milestone": "3"},
+        {"milestone": "{}"},
+        {"milestone": json.dumps(WITHOUT_SCORE)},
+        {"milestone": json.dumps({**WITHOUT_SCORE, "score": float("nan")})},
+        {"milestone": json.dumps({**WITHOUT_SCORE, "score": 1.0, "config": {"width": 0}})},
+        {"milestone": json.dumps({**WITHOUT_SCORE, "score": 1.0, "unknown": 1})},
+        {"history": "{}x"},
+        {"history": "3"},
+        {"history": "[3]"},
+        {"history": '[{"phase": "other"}]'},
+        {"history": "[" * 100_000},
+    ],
+)
+def test_metadata_that_are_not_those_of_a_milestone_are_refused(changes: dict[str, str | None], tmp_path: Path) -> None:
+    metadata = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
+    save_file({"weight": torch.zeros(2)}, tmp_path / "file", metadata)
+    with pytest.raises(CheckpointError, match=r"The milestone file .* is damaged"):
+        Checkpoint.load(tmp_path / "file")
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100, 5000])
+def test_random_bytes_are_refused(size: int, tmp_path: Path) -> None:
+    for seed in range(20):
+        (tmp_path / "file").write_bytes(random.Random(seed).randbytes(size))
+        with pytest.raises(CheckpointError, match="is damaged"):
+            Checkpoint.load(tmp_path / "file")
+
+
+def test_a_truncated_or_lengthened_file_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    checkpoint.save(path)
+    whole = path.read_bytes()
+    for length in sorted({0, 1, 8, len(whole) - 1, *random.Random(0).sample(range(len(whole)), 150)}):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="is damaged"):
+            Checkpoint.load(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Checkpoint.load(path)
+
+
+def test_a_mutated_file_is_refused_or_read_but_never_fails_otherwise(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    checkpoint.save(path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    refusals: list[str] = []
+    for seed in range(500):
+        chance = random.Random(seed)
+        mutated = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 3, 10))):
+            mutated[chance.randrange(header if seed % 2 else len(whole))] = chance.randrange(256)
+        path.write_bytes(mutated)
+        try:
+            loaded = Checkpoint.load(path)
+        except CheckpointError as error:
+            refusals.append(str(error))
+        else:
+            assert loaded.weights.keys()
+            assert isinstance(loaded.milestone, Milestone)
+    assert len(refusals) > 200
+    assert all(str(path) in refusal for refusal in refusals)
+
+
+@pytest.mark.parametrize("task", [Rings(), Bowl()])
+def test_weights_that_do_not_fit_the_task_are_refused(task: Rings | Bowl, checkpoint: Checkpoint) -> None:
+    with pytest.raises(CheckpointError, match=rf"weights do not fit the task '{task.name}': has its model changed\?"):
+        checkpoint.network(task)
+
+
+@pytest.mark.parametrize("changes", [{"dendrites": 1}, {"dendrites": 3, "requested": 3}, {"config": config(width=3)}])
+def test_weights_that_do_not_fit_the_figures_are_refused(changes: dict[str, object], checkpoint: Checkpoint) -> None:
+    with pytest.raises(CheckpointError, match="weights do not fit"):
+        Checkpoint(described(**changes), checkpoint.weights).network(BowlWithDropout())
+
+
+def test_a_network_is_built_from_the_seed_alone() -> None:
+    first = weights_of(build_network(Bowl(), config(width=3), 1))
+    state = torch.get_rng_state()
+    torch.rand(3)
+    moved = torch.get_rng_state()
+    again = weights_of(build_network(Bowl(), config(width=3), 1))
+    assert torch.equal(torch.get_rng_state(), moved)
+    assert not torch.equal(state, moved)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = weights_of(build_network(Bowl(), config(width=3, seed=1), 1))
+    assert not torch.equal(first["0.module.weight"], other["0.module.weight"])
+
+
+def test_a_copy_of_weights_does_not_follow_the_network() -> None:
+    network = build_network(Bowl(), config(), 0)
+    weights = weights_of(network)
+    before = weights["0.module.weight"].clone()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    assert torch.equal(weights["0.module.weight"], before)
+    assert not any(value.requires_grad for value in weights.values())

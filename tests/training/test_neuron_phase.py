@@ -1,0 +1,133 @@
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+from tiny_tasks import Bowl, BowlWithDropout, NegatedBowl, Rings, config
+from torch import Tensor, nn
+
+from pbp_search.dendrites import dendritic_modules
+from pbp_search.errors import TrainingError
+from pbp_search.training import CycleSchedule, Fixed, Split, Task, build_network, evaluate, train_neurons
+
+TASKS = [Rings(), Bowl(), NegatedBowl(), BowlWithDropout()]
+
+
+def named(task: Task) -> str:
+    return task.name
+
+
+def train(
+    network: nn.Module, task: Task, generation: int = 0, attempt: int = 0, epochs: int = 6, **changes: Any
+) -> tuple[float, list[dict[str, float]]]:
+    told: list[dict[str, float]] = []
+
+    def on_epoch(epoch: int, values: dict[str, float]) -> None:
+        assert epoch == len(told)
+        told.append(values)
+
+    settings = config(schedule=CycleSchedule(neuron=Fixed(epochs=epochs)), **changes)
+    return train_neurons(network, task, task.data(), settings, generation, attempt, on_epoch), told
+
+
+@pytest.mark.parametrize("task", TASKS, ids=named)
+def test_the_network_is_left_at_its_best_validation_weights(task: Task) -> None:
+    network = build_network(task, config(), 2)
+    best, told = train(network, task, 2, epochs=15, learning_rate=2.0)  # a rate at which scores go up and down
+    scores = [values["validation_score"] for values in told]
+    assert len(scores) == 15
+    assert best == (max(scores) if task.direction == "maximize" else min(scores))
+    assert scores[-1] != best
+    assert evaluate(network, task, task.data().validation) == best
+
+
+@pytest.mark.parametrize("task", TASKS, ids=named)
+def test_accepted_dendrites_keep_every_bit_while_the_rest_is_trained(task: Task) -> None:
+    network = build_network(task, config(), 3)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    train(network, task, 3, batch_size=8)
+    after = network.state_dict()
+    for name, value in before.items():
+        if ".generations." in name:
+            assert torch.equal(after[name].view(torch.int32), value.view(torch.int32)), name
+        else:
+            assert not torch.equal(after[name], value), name
+    assert all((module.outgoing != 0).all() for module in dendritic_modules(network).values())
+
+
+def test_training_lowers_the_loss_it_tells() -> None:
+    task = Bowl()
+    network = build_network(task, config(), 0)
+    _, told = train(network, task, epochs=10)
+    losses = [values["train_loss"] for values in told]
+    assert losses[-1] < 0.8 * losses[0]
+    # The mean over samples, also where the last batch is smaller; at a vanishing rate the weights stand still.
+    network = build_network(task, config(), 0)
+    expected = evaluate(network, task, task.data().train)
+    _, told = train(network, task, epochs=1, learning_rate=1e-12, batch_size=48)
+    assert told[0]["train_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_generation_try_and_seed_has_its_own_order_of_samples() -> None:
+    task = BowlWithDropout()
+
+    def trained(generation: int, attempt: int, seed: int) -> bytes:
+        network = build_network(task, config(), 0)
+        train(network, task, generation, attempt, seed=seed)
+        return save(network.state_dict())
+
+    different = [trained(0, 0, 0), trained(1, 0, 0), trained(0, 1, 0), trained(0, 0, 1)]
+    assert len(set(different)) == 4
+    torch.manual_seed(99)
+    assert trained(0, 0, 0) == different[0]
+
+
+def test_training_leaves_torchs_global_stream_alone() -> None:
+    network = build_network(BowlWithDropout(), config(), 0)
+    state = torch.get_rng_state()
+    train(network, BowlWithDropout())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 10**6])
+def test_batches_of_any_size_are_trained_on(batch_size: int) -> None:
+    best, told = train(build_network(Bowl(), config(), 1), Bowl(), 1, epochs=2, batch_size=batch_size)
+    assert best == min(values["validation_score"] for values in told)
+
+
+def test_a_last_batch_of_one_sample_does_not_stop_a_network_with_batch_statistics() -> None:
+    # 200 training samples in batches of 199 leave one over.
+    _, told = train(build_network(BowlWithDropout(), config(), 0), BowlWithDropout(), epochs=2, batch_size=199)
+    assert len(told) == 2
+
+
+def test_a_loss_that_diverges_ends_the_training() -> None:
+    with pytest.raises(TrainingError, match=r"The training loss became (nan|inf): try a smaller learning rate"):
+        train(build_network(Bowl(), config(), 0), Bowl(), learning_rate=1e30)
+
+
+def test_a_score_is_that_of_all_samples_at_once_in_evaluation_mode() -> None:
+    class Spread(BowlWithDropout):
+        """A score that is not a mean over samples."""
+
+        def score(self, outputs: Tensor, targets: Tensor) -> float:
+            return float(outputs.double().std() + len(outputs))
+
+    task, inputs = Spread(), torch.randn(9001, 2)
+    network = build_network(task, config(), 2).train()
+    before = save(network.state_dict())
+    score = evaluate(network, task, Split(inputs, torch.zeros(9001, 1)))
+    with torch.no_grad():
+        expected = network.eval()(inputs)
+    assert score == pytest.approx(float(expected.double().std() + 9001), rel=1e-9)
+    assert save(network.state_dict()) == before
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_ends_the_evaluation(score: float) -> None:
+    class Unscored(Bowl):
+        def score(self, outputs: Tensor, targets: Tensor) -> float:
+            return score
+
+    with pytest.raises(TrainingError, match=rf"The score \(error\) became {score}"):
+        evaluate(build_network(Bowl(), config(), 0), Unscored(), Bowl().data().validation)

@@ -1,0 +1,216 @@
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny_tasks import Bowl, NegatedBowl, Rings, config
+from torch import Tensor, nn
+
+from pbp_search.errors import InputError, TaskError, UnsupportedModuleError
+from pbp_search.training import ClassificationTask, Data, Split, Task, check_task, run_chain
+
+
+def broken(**changes: Any) -> Task:
+    """A bowl with some attributes changed; None takes one away."""
+
+    class Broken:
+        name, metric, direction, widths = "broken", "error", "minimize", (1, 4)
+        data, model, loss, score = Bowl.data, Bowl.model, Bowl.loss, Bowl.score
+
+    for attribute, value in changes.items():
+        if value is None:
+            delattr(Broken, attribute)
+        else:
+            setattr(Broken, attribute, value)
+    return Broken()
+
+
+def with_data(change: Callable[[Data], object]) -> Task:
+    return broken(data=lambda self: change(Bowl().data()))
+
+
+def with_part(part: str, change: Callable[[Split], object]) -> Task:
+    return with_data(lambda data: dataclasses.replace(data, **{part: change(getattr(data, part))}))
+
+
+def poisoned(values: Tensor, bad: float) -> Tensor:
+    values = values.clone()
+    values[3:5] = bad
+    return values
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def method(*args: object) -> Any:
+        raise error
+
+    return method
+
+
+class Wired(nn.Module):
+    def __init__(self, forward: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+        self.wire = forward
+
+    def forward(self, x: Tensor) -> Any:
+        return self.wire(self.linear(x))
+
+
+def with_output(forward: Callable[[Tensor], Any]) -> Task:
+    return broken(model=lambda self, width: Wired(forward))
+
+
+class Repeated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inner(self.inner(x)))
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+CASES: dict[str, tuple[Callable[[], Task], str]] = {
+    "no data": (lambda: broken(data=None), r"has no data: see docs/writing-a-task\.md"),
+    "no model and no loss": (lambda: broken(model=None, loss=None), r"has no model, loss"),
+    "score is no method": (lambda: broken(score=0.5), r"has no score"),
+    "no name and no widths": (lambda: broken(name=None, widths=None), r"has no name, widths"),
+    "no direction": (lambda: broken(direction=None), r"has no direction"),
+    "wrong direction": (lambda: broken(direction="up"), r"direction 'up': it must be 'maximize' or 'minimize'"),
+    "widths are one number": (lambda: broken(widths=4), r"widths 4: they must be two whole numbers"),
+    "three widths": (lambda: broken(widths=(1, 2, 3)), r"widths \(1, 2, 3\): they must be two"),
+    "widths upside down": (lambda: broken(widths=(8, 2)), r"widths \(8, 2\): .*smallest <= largest"),
+    "width of zero": (lambda: broken(widths=(0, 2)), r"widths \(0, 2\): .*1 <= smallest"),
+    "fractional width": (lambda: broken(widths=(1.0, 2.5)), r"widths \(1\.0, 2\.5\): .*whole numbers"),
+    "data raise": (lambda: broken(data=raising(OSError("no file"))), r"data\(\) failed: OSError: no file"),
+    "data are something else": (lambda: with_data(lambda data: (1, 2)), r"data\(\) returned tuple: it must return"),
+    "a part is no split": (lambda: with_part("test", lambda part: None), r"the test data must be a .*Split"),
+    "inputs are no tensor": (
+        lambda: with_part("train", lambda part: Split(part.inputs.numpy(), part.targets)),
+        r"the train data must be a .*Split of two tensors",
+    ),
+    "no rows": (
+        lambda: with_part("validation", lambda part: Split(part.inputs[:0], part.targets[:0])),
+        r"the validation data have 0 rows: at least 1",
+    ),
+    "one row to train on": (
+        lambda: with_part("train", lambda part: Split(part.inputs[:1], part.targets[:1])),
+        r"the train data have 1 rows: at least 2",
+    ),
+    "no axis of rows": (
+        lambda: with_part("test", lambda part: Split(torch.tensor(1.0), torch.tensor(1.0))),
+        r"the test data have 0 rows",
+    ),
+    "rows differ": (
+        lambda: with_part("validation", lambda part: Split(part.inputs, part.targets[:-1])),
+        r"the validation data have 200 inputs but 199 targets",
+    ),
+    "NaN in inputs": (
+        lambda: with_part("test", lambda part: Split(poisoned(part.inputs, NAN), part.targets)),
+        r"the test inputs hold 4 values that are NaN or infinite: clean them first",
+    ),
+    "infinite targets": (
+        lambda: with_part("train", lambda part: Split(part.inputs, poisoned(part.targets, INFINITE))),
+        r"the train targets hold 2 values that are NaN or infinite",
+    ),
+    "columns of validation inputs differ": (
+        lambda: with_part("validation", lambda part: Split(part.inputs[:, :1], part.targets)),
+        r"validation",
+    ),
+    "types of test inputs differ": (
+        lambda: with_part("test", lambda part: Split(part.inputs.double(), part.targets)),
+        r"test",
+    ),
+    "model raises": (lambda: broken(model=raising(ValueError("odd"))), r"model\(1\) failed: ValueError: odd"),
+    "only wide models raise": (
+        lambda: broken(model=lambda self, width: Bowl().model(3 // (4 - width))),
+        r"model\(4\) failed: ZeroDivisionError",
+    ),
+    "model is no module": (lambda: broken(model=lambda self, width: torch.relu), r"model\(1\) returned .*nn\.Module"),
+    "forward raises": (
+        lambda: broken(model=lambda self, width: nn.Sequential(nn.Linear(3, 1))),
+        r"the forward pass of model\(1\) failed: RuntimeError",
+    ),
+    "forward returns a pair": (lambda: with_output(lambda y: (y, y)), r"must return one tensor with a row for each"),
+    "forward returns one number": (lambda: with_output(lambda y: y.mean()), r"must return one tensor with a row"),
+    "forward loses rows": (lambda: with_output(lambda y: y[:1]), r"must return one tensor with a row"),
+    "no Linear": (
+        lambda: broken(model=lambda self, width: nn.Sequential(nn.Bilinear(2, 2, 1))),
+        r"The network Sequential has no nn\.Linear",
+    ),
+    "a Linear alone": (lambda: broken(model=lambda self, width: nn.Linear(2, 1)), r"network itself is a Linear"),
+    "a module called twice": (lambda: broken(model=lambda self, width: Repeated()), r"'inner' was called 2 times"),
+    "loss raises": (lambda: broken(loss=raising(TypeError("what?"))), r"loss failed: TypeError: what\?"),
+    "loss of the whole batch": (
+        lambda: broken(loss=lambda self, outputs, targets: (outputs - targets).square().mean()),
+        r'loss returned \(\) for 2 samples: .*one loss per sample.*reduction="none"',
+    ),
+    "loss with columns": (
+        lambda: broken(loss=lambda self, outputs, targets: (outputs - targets).square()),
+        r"loss returned \(2, 1\) for 2 samples",
+    ),
+    "loss is a number": (lambda: broken(loss=lambda self, outputs, targets: 0.5), r"loss returned float for 2"),
+    "loss without gradient": (
+        lambda: broken(loss=lambda self, outputs, targets: (outputs - targets).detach().square().sum(1)),
+        r"the loss does not depend on the network: it has no gradient",
+    ),
+    "score raises": (lambda: broken(score=raising(KeyError("k"))), r"score failed: KeyError: 'k'"),
+    "score is no number": (lambda: broken(score=lambda self, outputs, targets: "good"), r"score failed: ValueError"),
+    "score is NaN": (lambda: broken(score=lambda self, o, t: NAN), r"score returned nan for 2 samples: .*finite"),
+    "score is infinite": (lambda: broken(score=lambda self, o, t: INFINITE), r"score returned inf"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_broken_task_is_refused_in_a_sentence(case: str) -> None:
+    build, sentence = CASES[case]
+    with pytest.raises((TaskError, UnsupportedModuleError), match=sentence) as caught:
+        check_task(build())
+    assert isinstance(caught.value, InputError)
+    if isinstance(caught.value, TaskError):
+        assert str(caught.value).startswith("The task Broken")
+
+
+@pytest.mark.parametrize("task", [Rings(), Bowl(), NegatedBowl(), broken(), broken(widths=[3, 3])])
+def test_a_sound_task_passes_and_its_data_are_returned(task: Task) -> None:
+    state = torch.get_rng_state()
+    data, expected = check_task(task), task.data()
+    assert torch.equal(torch.get_rng_state(), state)
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(data, part).inputs, getattr(expected, part).inputs)
+        assert torch.equal(getattr(data, part).targets, getattr(expected, part).targets)
+
+
+class Floating(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
+def test_inputs_may_be_whole_numbers() -> None:
+    def counted(data: Data) -> Data:
+        return Data(*(Split(part.inputs.long(), part.targets) for part in (data.train, data.validation, data.test)))
+
+    task = broken(
+        data=lambda self: counted(Bowl().data()),
+        model=lambda self, width: nn.Sequential(Floating(), *Bowl().model(width)),
+    )
+    assert check_task(task).train.inputs.dtype == torch.int64
+
+
+def test_a_task_is_known_by_its_members_not_by_a_base_class() -> None:
+    assert isinstance(broken(), Task)
+    assert not isinstance(broken(score=None), Task)
+    chain = run_chain(broken(), config(), 1)
+    assert [checkpoint.milestone.requested for checkpoint in chain] == [0, 1]
+
+
+def test_classification_has_the_usual_loss_and_accuracy() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0], [0.5, 0.5, 0.6], [1.0, 0.0, 0.0]])
+    targets = torch.tensor([0, 1, 2, 2])
+    task = ClassificationTask()
+    expected = [float(torch.logsumexp(row, 0) - row[target]) for row, target in zip(logits, targets, strict=True)]
+    assert task.loss(logits, targets).tolist() == pytest.approx(expected)
+    assert task.score(logits, targets) == 0.5
+    assert (task.metric, task.direction) == ("accuracy", "maximize")
