@@ -75,9 +75,7 @@ def grow(
     """
     samples = len(record.errors)
     if samples < 2:
-        raise InputError(
-            f"A generation is trained on one part of the samples and scored on another: {samples} is not 2."
-        )
+        raise InputError(f"A generation needs at least 2 samples, to train on and to score on, not {samples}.")
     order = torch.randperm(samples, generator=generator)
     held_out_count = min(max(round(HELD_OUT * samples), 1), samples - 1)
     held_out, train = order[:held_out_count], order[held_out_count:]

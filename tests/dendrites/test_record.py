@@ -184,7 +184,7 @@ def test_an_error_that_is_not_finite_ends_the_recording(bad: float) -> None:
     attach(network)
     targets = torch.zeros(5, 1)
     targets[3] = bad
-    with pytest.raises(TrainingError, match=r"error at the module '0' is NaN or infinite"):
+    with pytest.raises(TrainingError, match=r"input or error of the module '0' is NaN or infinite"):
         record(network, squared_loss, torch.ones(5, 2), targets)
 
 

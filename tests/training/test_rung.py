@@ -328,7 +328,7 @@ def test_a_loss_or_score_that_is_not_finite_ends_the_rung(task: Task, sentence: 
 def test_an_error_that_is_not_finite_ends_the_rung(chains: dict) -> None:
     # The loss itself is finite; its gradient is 0 times the infinite slope of the root.
     task = Broken(lambda losses: (0 * losses).sqrt())
-    with pytest.raises(TrainingError, match=r"The error at the module '\w' is NaN or infinite"):
+    with pytest.raises(TrainingError, match=r"An input or error of the module '\w' is NaN or infinite"):
         run_rung(task, config(), chains["bowl"][0])
 
 
