@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
+from sqlalchemy.engine import URL
 
 from pbp_search.errors import InputError
 
@@ -53,12 +54,12 @@ class Home:
     @property
     def storage_url(self) -> str:
         """Optuna's default storage."""
-        return f"sqlite:///{self.folder / 'optuna.db'}"
+        return _sqlite_url(self.folder / "optuna.db")
 
     @property
     def tracking_uri(self) -> str:
         """MLflow's default store."""
-        return f"sqlite:///{self.folder / 'mlflow.db'}"
+        return _sqlite_url(self.folder / "mlflow.db")
 
     @property
     def artifacts(self) -> Path:
@@ -104,6 +105,11 @@ class StudyFolder:
         folder = self.folder / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{name}.lock")
+
+
+def _sqlite_url(file: Path) -> str:
+    # Not pasted together: a path may hold a question mark or a percent sign.
+    return URL.create("sqlite", database=str(file)).render_as_string()
 
 
 def check_name(name: str) -> str:

@@ -122,16 +122,16 @@ class Study:
         home = home or Home.at("mlruns")
         opened = open_storage(home, storage)
         with home.study(name).claim_lock():
-            exists = name in optuna.get_all_study_names(opened)
             study = optuna.create_study(
                 study_name=name, storage=opened, directions=[task.direction, "minimize"], load_if_exists=True
             )
-            if not exists:
-                definition = _define(task, space, seed or 0)
+            # An empty study without a definition is new, or was left by a crash right here.
+            same_directions = [direction.name.lower() for direction in study.directions] == [task.direction, "minimize"]
+            if _DEFINITION not in study.user_attrs and not trials_of(study) and same_directions:
                 with warnings.catch_warnings():  # names for the dashboard; experimental in Optuna
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names([task.metric, "log10_parameters"])
-                study.set_user_attr(_DEFINITION, definition.to_dict())
+                study.set_user_attr(_DEFINITION, _define(task, space, seed or 0).to_dict())
         created = cls(study, home, storage)
         wanted = _define(task, space, created.definition.seed if seed is None else seed)
         difference = created.definition.difference(wanted)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
-from pbp_search.errors import PbpSearchError, SettingsError, TrainingError
+from pbp_search.errors import CheckpointError, PbpSearchError, SettingsError, TrainingError
 from pbp_search.home import Home, StudyFolder
 from pbp_search.search.promotion import next_promotion
 from pbp_search.search.rungs import FAILURE, MILESTONE, PARENT, trials_of
@@ -42,8 +42,8 @@ class Setup:
 
     home: Home = field(compare=False)
     study: str = field(compare=False)
-    storage: str | None = field(compare=False)
-    tracking_uri: str | None = field(compare=False)
+    storage: str | None = field(compare=False, repr=False)  # may hold a password
+    tracking_uri: str | None = field(compare=False, repr=False)
     task: Task = field(compare=False)
     space: SearchSpace = field(compare=False)
     seed: int = field(compare=False)
@@ -201,14 +201,21 @@ def record_of(trial: FrozenTrial, folder: StudyFolder) -> TrialRecord:
     """What MLflow keeps of a finished trial, from Optuna's storage and the milestone's file."""
     assert trial.datetime_start is not None
     assert trial.datetime_complete is not None
-    finished = trial.state == TrialState.COMPLETE
-    checkpoint = Checkpoint.load(folder.milestone(trial.number)) if finished else None
+    milestone = trial.user_attrs.get(MILESTONE) if trial.state == TrialState.COMPLETE else None
     return TrialRecord(
         number=trial.number,
         params=trial.params,
         started=int(trial.datetime_start.timestamp() * 1000),
         ended=int(trial.datetime_complete.timestamp() * 1000),
-        milestone=checkpoint.milestone if checkpoint else None,
-        failure=None if checkpoint else trial.user_attrs[FAILURE],
-        history=checkpoint.history if checkpoint else (),
+        milestone=None if milestone is None else Milestone.from_dict(milestone),
+        failure=trial.user_attrs.get(FAILURE),
+        history=() if milestone is None else _history(trial.number, folder),
     )
+
+
+def _history(trial: int, folder: StudyFolder) -> tuple[EpochRecord, ...]:
+    try:
+        return Checkpoint.load(folder.milestone(trial)).history
+    except CheckpointError as error:
+        logger.warning("Trial %d is recorded without its epochs: %s", trial, error)
+        return ()
