@@ -1,13 +1,18 @@
-"""Database URLs: their secrets stay secret, and nobody else's database is written to."""
+"""Database URLs: their secrets stay secret, nobody else's database is written to, and none is left half made."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy
+from filelock import FileLock
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from pbp_search.errors import StorageError
+
+_HIDDEN = "***"
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,14 @@ class Database:
         """
         try:
             parsed = make_url(url)
-        except ArgumentError:
+        except (ArgumentError, ValueError):
             # The text is not shown: it may hold a password.
             raise StorageError(
                 f"The {what} is not a database URL: it should look like sqlite:///path/to/file.db or "
                 "postgresql://user:password@host/database."
             ) from None
-        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        in_memory = ":memory:" in (parsed.database or ":memory:") or parsed.query.get("mode") == "memory"
+        if parsed.get_backend_name() == "sqlite" and in_memory:
             raise StorageError(f"A {what} in memory is lost when the command ends: use sqlite:///path/to/file.db.")
         return cls(what, parsed)
 
@@ -49,22 +55,50 @@ class Database:
     @property
     def shown(self) -> str:
         """The URL without its password, for people."""
-        return self.url.render_as_string(hide_password=True)
+        hidden = dict.fromkeys(self._secret_options(), _HIDDEN)
+        return self.url.update_query_dict(hidden).render_as_string(hide_password=True)
 
     @property
     def secret_url(self) -> str:
         """The URL with its password, for drivers."""
         return self.url.render_as_string(hide_password=False)
 
-    def prepare(self, own_tables: set[str]) -> None:
-        """Make sure that the database is empty or has the tables of the store it is meant for.
+    @contextmanager
+    def opening(self, lock: FileLock, own_tables: set[str]) -> Iterator[None]:
+        """Hold a lock while a store is opened in the database, and perhaps made: for a file one beside it.
 
-        An SQLite file is made, and switched to write-ahead logging: readers (dashboards) go on beside a writer.
+        The database must be empty or have the tables of the store it is meant for. An SQLite file is switched to
+        write-ahead logging, so that readers (dashboards) go on beside a writer; one whose maker died half-way is made
+        anew.
+
+        Args:
+            lock: Held if the database is on a server.
+            own_tables: The tables of the store.
 
         Raises:
             StorageError: It is another program's.
             sqlalchemy.exc.SQLAlchemyError: It cannot be opened.
+            OSError: Its folder is not there, or cannot be written to.
         """
+        file = self.file
+        if file is not None and not file.absolute().parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {file.absolute().parent}")
+        with lock if file is None else FileLock(_beside(file, ".lock")):
+            if file is None:
+                self._prepare(own_tables)
+                yield
+                return
+            unfinished = _beside(file, ".unfinished")
+            if unfinished.exists():
+                for suffix in ("", "-wal", "-shm"):
+                    _beside(file, suffix).unlink(missing_ok=True)
+            elif not file.exists():
+                unfinished.touch()
+            self._prepare(own_tables)
+            yield
+            unfinished.unlink(missing_ok=True)
+
+    def _prepare(self, own_tables: set[str]) -> None:
         engine = sqlalchemy.create_engine(self.url)
         try:
             tables = set(sqlalchemy.inspect(engine).get_table_names())
@@ -88,7 +122,16 @@ class Database:
                 f"The {self.what} {self.shown} needs a database driver that is not installed: install the one for "
                 f"{self.url.get_backend_name()} (for PostgreSQL: pip install psycopg2-binary)."
             )
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
-        if self.url.password:
-            reason = reason.replace(str(self.url.password), "***")
+        text = str(getattr(cause, "orig", None) or cause) or type(cause).__name__
+        reason = text.splitlines()[0]
+        for secret in (self.url.password, *self._secret_options().values()):
+            if secret:
+                reason = reason.replace(str(secret), _HIDDEN)
         return StorageError(f"The {self.what} {self.shown} cannot be opened: {reason}")
+
+    def _secret_options(self) -> dict[str, str]:
+        return {name: str(value) for name, value in self.url.query.items() if "pass" in name.lower()}
+
+
+def _beside(file: Path, suffix: str) -> Path:
+    return file.with_name(file.name + suffix)

@@ -28,8 +28,7 @@ def open_storage(home: Home, url: str | None = None, create: bool = True) -> opt
         raise StorageError(f"There is no study storage {file}: name the folder of the studies with --home.")
     arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if file is not None else {"pool_pre_ping": True}
     try:
-        with home.create().opening_lock():
-            database.prepare({"studies", "trials", "version_info"})
+        with database.opening(home.create().opening_lock(), {"studies", "trials", "version_info"}):
             return optuna.storages.RDBStorage(database.secret_url, engine_kwargs=arguments)
     except (ImportError, SQLAlchemyError, OSError, RuntimeError) as error:
         raise database.error(error) from None

@@ -83,28 +83,29 @@ class Tracker:
         self._open(uri or home.tracking_uri)
 
     def _open(self, uri: str) -> None:
-        server = uri.startswith(("http://", "https://"))
-        database = None if server else Database.parse("tracking store", uri)
-        # The first open of a fresh store by two processes at once would corrupt it.
-        with self._home.create().opening_lock():
+        if uri.startswith(("http://", "https://")):
             try:
-                if database is not None:
-                    database.prepare({"experiments", "runs", "alembic_version"})
-                self._client = MlflowClient(uri if database is None else database.secret_url)
-                self._experiment = self._find_experiment(server)
-            except (SQLAlchemyError, OSError, ImportError) as error:
-                if database is None:
-                    raise StorageError(f"The tracking server cannot be reached: {type(error).__name__}.") from None
-                raise database.error(error) from None
+                self._client = MlflowClient(uri)
+                self._experiment = self._find_experiment(None)
             except MlflowException as error:
-                raise self._refused(error, database) from None
+                raise StorageError(f"The tracking server cannot be reached, or refuses: {error.error_code}.") from None
+            return
+        database = Database.parse("tracking store", uri)
+        # The first open of a fresh store by two processes at once would corrupt it.
+        try:
+            with database.opening(self._home.create().opening_lock(), {"experiments", "runs", "alembic_version"}):
+                self._client = MlflowClient(database.secret_url)
+                # To a database the place of artifacts must be named; a server gives its experiments one of its own.
+                self._experiment = self._find_experiment((self._home.artifacts / self._study).as_uri())
+        except MlflowException as error:
+            raise _refused(error, database) from None
+        except (SQLAlchemyError, OSError, ImportError) as error:
+            raise database.error(error) from None
 
-    def _find_experiment(self, server: bool) -> Experiment:
+    def _find_experiment(self, artifacts: str | None) -> Experiment:
         experiment = self._client.get_experiment_by_name(self._study)
         if experiment is None:
-            # A server gives its experiments a place of its own; to a database the place must be named.
-            location = None if server else (self._home.artifacts / self._study).as_uri()
-            experiment = self._client.get_experiment(self._create_experiment(location))
+            experiment = self._client.get_experiment(self._create_experiment(artifacts))
         if experiment.lifecycle_stage == "deleted":
             raise StorageError(
                 f"The MLflow experiment {self._study!r} has been deleted: restore it "
@@ -116,17 +117,6 @@ class Tracker:
         # The kind makes the UI open on runs, not on traces of language models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return self._client.create_experiment(self._study, location, tags)
-
-    @staticmethod
-    def _refused(error: MlflowException, database: Database | None) -> StorageError:
-        if database is None:
-            return StorageError("The tracking server cannot be reached, or refuses the study.")
-        if "schema" in str(error) or "revision" in str(error):
-            return StorageError(
-                f"The tracking store {database.shown} was made by another version of MLflow: "
-                f"back it up, then run: mlflow db upgrade {database.shown}"
-            )
-        return database.error(error)
 
     @cached_property
     def _study_run(self) -> str:
@@ -216,6 +206,15 @@ class Tracker:
         """Give the study's experiment and run another name."""
         self._client.set_tag(self._study_run, "mlflow.runName", name)
         self._client.rename_experiment(self._experiment.experiment_id, name)
+
+
+def _refused(error: MlflowException, database: Database) -> StorageError:
+    if "schema" in str(error) or "revision" in str(error):
+        return StorageError(
+            f"The tracking store {database.shown} was made by another version of MLflow: "
+            f"back it up, then run: mlflow db upgrade {database.shown}"
+        )
+    return database.error(error)
 
 
 def _metrics(record: TrialRecord) -> list[Metric]:

@@ -1,0 +1,71 @@
+"""The tests of the command line share a task file and a study of it, from ``commands.py`` beside this file."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from commands import Called, make_folder, make_place, make_study
+
+from pbp_search.cli.main import _run
+from pbp_search.home import Home
+from pbp_search.search import Study
+
+
+@pytest.fixture(autouse=True)
+def _imports() -> Iterator[None]:
+    """A task file's folder stays on the path, and its neighbours stay loaded: not for the next test."""
+    path, modules = sys.path.copy(), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name == "own" or name.startswith("pbp_search_task_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the task file ``own.py`` in it. Commands are called there."""
+    return make_folder(tmp_path / "here")
+
+
+@pytest.fixture
+def place(folder: Path, stores: Path) -> Home:
+    """The default home in the folder, without studies."""
+    return make_place(folder, stores)
+
+
+@pytest.fixture
+def study(place: Home) -> Study:
+    """A study of the own task, with two networks that nobody trained."""
+    return make_study(place)
+
+
+@pytest.fixture
+def call_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[Path], Callable[..., Called]]:
+    """Run commands in a folder, and in this process: loading MLflow takes seconds."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def enter(folder: Path) -> Callable[..., Called]:
+        monkeypatch.chdir(folder)
+
+        def call(*arguments: object) -> Called:
+            monkeypatch.setattr(sys, "argv", ["pbp-search", *map(str, arguments)])
+            capsys.readouterr()
+            code = _run()
+            return Called(code, *capsys.readouterr())
+
+        return call
+
+    return enter
+
+
+@pytest.fixture
+def call(call_in: Callable[[Path], Callable[..., Called]], folder: Path) -> Callable[..., Called]:
+    """Run a command in the folder."""
+    return call_in(folder)

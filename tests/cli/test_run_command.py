@@ -1,0 +1,139 @@
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from commands import Called
+
+from pbp_search.home import Home
+from pbp_search.search import Study, list_studies
+from pbp_search.tracking import Tracker
+
+Call = Callable[..., Called]
+
+
+def test_a_task_becomes_a_front(call: Call, folder: Path, place: Home) -> None:
+    called = call("run", "own.py:Own", "--trials", 3, "--seed", 5)
+    assert called.code == 0
+    study = Study.load("own", place)
+    assert [trial.number for trial in study.finished()] == [0, 1, 2]
+    assert study.definition.seed == 5
+    assert re.search(r"^3 trials in \d+ s, 3 in all\.$", called.err, re.MULTILINE)
+    assert "Front of own: " in called.out
+    page = folder / "mlruns" / "studies" / "own" / "front" / "front.html"
+    assert f"Front: {page}" in called.out
+    assert page.is_file()
+    assert re.search(rf"^MLflow: .* ui --home {re.escape(str(place.folder))}$", called.out, re.MULTILINE)
+    assert Tracker(place, "own").recorded() == {0, 1, 2}
+    assert sorted(file.name for file in folder.iterdir() if file.name != "__pycache__") == ["mlruns", "own.py"]
+
+    # Again: nothing is done twice.
+    before = {file: file.stat().st_mtime_ns for file in place.study("own").folder.rglob("*.safetensors")}
+    again = call("run", "own.py:Own", "--trials", 3)
+    assert again.code == 0
+    assert re.search(r"^0 trials in \d+ s, 3 in all\.$", again.err, re.MULTILINE)
+    assert again.out == called.out
+    assert {file: file.stat().st_mtime_ns for file in place.study("own").folder.rglob("*.safetensors")} == before
+
+    # On from there.
+    more = call("run", "own.py:Own", "--trials", 4, "--seed", 5)
+    assert more.code == 0
+    assert re.search(r"^1 trials? in \d+ s, 4 in all\.$", more.err, re.MULTILINE)
+    assert len(study.finished()) == 4
+
+    # Anew: the old one is kept.
+    fresh = call("run", "own.py:Own", "--trials", 1, "--seed", 6, "--fresh")
+    assert fresh.code == 0
+    kept = re.search(r"^The old study is kept as (own-\S+)\.$", fresh.err, re.MULTILINE)
+    assert kept is not None
+    assert [found.name for found in list_studies(place)] == ["own", kept[1]]
+    assert len(Study.load(kept[1], place).finished()) == 4
+    assert len(Study.load("own", place).finished()) == 1
+    assert Study.load("own", place).definition.seed == 6
+    assert Tracker(place, kept[1]).recorded() == {0, 1, 2, 3}
+    assert Tracker(place, "own").recorded() == {0}
+
+
+def test_fresh_without_an_old_study(call: Call, place: Home) -> None:
+    called = call("run", "own.py:Own", "--trials", 1, "--fresh")
+    assert called.code == 0
+    assert "is kept" not in called.err
+    assert len(list_studies(place)) == 1
+
+
+def test_stores_elsewhere(call: Call, folder: Path, stores: Path, tmp_path: Path) -> None:
+    storage, tracking = f"sqlite:///{tmp_path}/trials.db", f"sqlite:///{tmp_path}/runs.db"
+    (tmp_path / "runs.db").write_bytes((stores / "mlflow.db").read_bytes())
+    home = tmp_path / "state" / "of" / "studies"
+    options = ["--home", home, "--storage", storage]
+    called = call("run", "own.py:Own", "--study", "mine", "--trials", 1, *options, "--tracking-uri", tracking)
+    assert called.code == 0
+    assert not (folder / "mlruns").exists()
+    assert not (home / "mlflow.db").exists()
+    assert not (home / "optuna.db").exists()
+    assert (home / "studies" / "mine" / "milestones" / "trial-00000.safetensors").is_file()
+    experiment = mlflow.MlflowClient(tracking).get_experiment_by_name("mine")
+    assert experiment is not None
+    assert "MLflow: " in called.out
+    assert json.loads(call("front", "mine", "--format", "json", *options).out)[0]["trial"] == 0
+    assert "mine" in call("studies", *options).out
+
+
+def test_a_timeout_ends_the_study_early(call: Call, place: Home) -> None:
+    assert call("run", "own.py:Own", "--trials", 1).code == 0
+    called = call("run", "own.py:Own", "--trials", 5000, "--timeout", "1s")
+    assert called.code == 0
+    assert 1 <= len(Study.load("own", place).finished()) < 5000
+
+
+FAILING = """
+import torch
+from own import Own
+
+
+class Failing(Own):
+    def loss(self, outputs, targets):
+        losses = super().loss(outputs, targets)
+        return losses * float("nan") if len(outputs) > 2 else losses
+"""
+
+
+def test_a_study_of_which_nothing_succeeds(call: Call, folder: Path, place: Home) -> None:
+    (folder / "failing.py").write_text(FAILING)
+    called = call("run", "failing.py:Failing", "--trials", 7)
+    assert called.code == 1
+    lines = called.err.splitlines()
+    assert lines[-1] == "Error: No trial has succeeded, so there is no front."
+    assert "Trial 0 failed: The training loss became nan: try a smaller learning rate." in lines
+    assert "... and 2 more failed trials." in lines
+    assert "Traceback" not in called.err
+    assert len(Study.load("own", place).failures()) == 7
+
+
+def test_interrupting_is_no_error(call: Call, folder: Path, place: Home) -> None:
+    (folder / "failing.py").write_text(FAILING.replace('losses * float("nan")', "stop()") + STOP)
+    called = call("run", "failing.py:Failing", "--trials", 2)
+    assert called.code == 130
+    assert "Stopped. The same command (without --fresh) goes on from here." in called.err
+    assert "Traceback" not in called.err
+    assert call("run", "own.py:Own", "--trials", 2).code == 0
+    assert Study.load("own", place).failures() == {}
+
+
+STOP = """
+
+def stop():
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("1.5m", 90), (" 3s ", 3)]
+)
+def test_time_spans(call: Call, monkeypatch: pytest.MonkeyPatch, place: Home, text: str, seconds: float) -> None:
+    given: list[object] = []
+    monkeypatch.setattr("pbp_search.cli.session.run_and_show", lambda *_, **options: given.append(options["timeout"]))
+    assert call("run", "own.py:Own", "--timeout", text).code == 0
+    assert given == [seconds]

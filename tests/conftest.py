@@ -1,0 +1,61 @@
+"""Shared by all tests: one thread, quiet libraries, and homes in temporary folders."""
+
+import contextlib
+import logging
+import multiprocessing
+import shutil
+import sqlite3
+import sys
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+for library in ("mlflow", "alembic"):
+    logging.getLogger(library).setLevel(logging.WARNING)
+
+from pbp_search.home import Home  # noqa: E402
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path) -> Home:
+    """A home that is not there yet."""
+    return Home.at(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stores, open for the first time: that takes most of the time of a small test."""
+    from pbp_search.search.storage import open_storage
+    from pbp_search.tracking import Tracker
+
+    home = Home.at(tmp_path_factory.mktemp("stores") / "home")
+    open_storage(home).engine.dispose()
+    Tracker(home, "unused")
+    for name in ("optuna.db", "mlflow.db"):
+        # What has been written moves from the write-ahead log into the file: the file alone can be copied.
+        with contextlib.closing(sqlite3.connect(home.folder / name)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return home.folder
+
+
+@pytest.fixture
+def home(empty_home: Home, stores: Path) -> Home:
+    """A home whose stores have their tables, and no studies."""
+    shutil.copytree(stores, empty_home.folder, ignore=shutil.ignore_patterns("studies", "*-wal", "*-shm"))
+    return empty_home
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Starts processes that share nothing with this one, but have the libraries loaded: they start at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch", "optuna", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "pbp_search.report", "quick_studies"]
+    )
+    return context

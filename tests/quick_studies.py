@@ -1,0 +1,180 @@
+"""Tasks, spaces and studies that take a fraction of a second."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor, nn
+
+from pbp_search.search import SearchSpace, Study
+from pbp_search.training import (
+    Checkpoint,
+    ClassificationTask,
+    CycleSchedule,
+    Data,
+    Fixed,
+    Milestone,
+    Split,
+    TrialConfig,
+    build_network,
+)
+from pbp_search.training.milestone import weights_of
+
+
+def splits(inputs: Tensor, targets: Tensor) -> Data:
+    """Three parts of the same size."""
+    rows = len(inputs) // 3
+    return Data(*(Split(x, y) for x, y in zip(inputs.split(rows), targets.split(rows), strict=True)))
+
+
+class Dots(ClassificationTask):
+    """Is a point of the plane inside a ring? 40 points a part."""
+
+    name = "dots"
+    widths = (1, 4)
+
+    def data(self) -> Data:
+        inputs = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
+        return splits(inputs, (inputs.norm(dim=1) < 1.1).long())
+
+    def model(self, width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2))
+
+
+class Valley:
+    """Regression: the metric is minimised."""
+
+    name = "valley"
+    metric = "error"
+    direction = "minimize"
+    widths = (1, 4)
+
+    def data(self) -> Data:
+        inputs = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
+        return splits(inputs, inputs.square().sum(1, keepdim=True))
+
+    def model(self, width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 1))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().sum(1)
+
+    def score(self, outputs: Tensor, targets: Tensor) -> float:
+        return float(self.loss(outputs, targets).double().mean())
+
+
+def quick_space(**changes: Any) -> SearchSpace:
+    """A few epochs a phase; whatever is better stays."""
+    return SearchSpace(
+        **{
+            "width": (1, 4),
+            "dendrites": 2,
+            "neuron_patience": (1, 2),
+            "dendrite_patience": (1, 2),
+            "neuron_threshold": (0.1, 0.5),
+            "dendrite_threshold": (0.1, 0.5),
+            "neuron_epochs": (2, 4),
+            "dendrite_epochs": (4, 8),
+            "learning_rate": (0.02, 0.1),
+            "acceptance": (1e-9, 1e-8),
+            **changes,
+        }
+    )
+
+
+def quick_config(**changes: Any) -> TrialConfig:
+    schedule = CycleSchedule(neuron=Fixed(epochs=2), dendrite=Fixed(epochs=4), acceptance=0.0)
+    return TrialConfig(**{"width": 2, "schedule": schedule, "learning_rate": 0.02, **changes})
+
+
+def milestone(score: float = 0.5, parameters: int = 12, **changes: Any) -> Milestone:
+    """A milestone that nobody trained."""
+    values = {
+        "config": quick_config(),
+        "requested": 0,
+        "dendrites": 0,
+        "parameters": parameters,
+        "weight_bytes": 4 * parameters,
+        "score": score,
+        "train_score": score,
+        "epochs": 2,
+        "seconds": 0.25,
+    }
+    return Milestone(**{**values, **changes})
+
+
+def finished_trial(number: int, reached: Milestone, parent: int | None = None) -> FrozenTrial:
+    """The trial of a milestone that nobody trained."""
+    attributes: dict[str, Any] = {"milestone": reached.to_dict()}
+    if parent is not None:
+        attributes["parent"] = parent
+    trial = optuna.trial.create_trial(
+        values=[reached.score, float(torch.tensor(reached.parameters).log10())],
+        params={"dendrites": reached.requested, "width": reached.config.width},
+        distributions={
+            "dendrites": optuna.distributions.IntDistribution(0, 9),
+            "width": optuna.distributions.IntDistribution(1, 64),
+        },
+        user_attrs=attributes,
+    )
+    trial.number = number
+    return trial
+
+
+def other_trial(number: int, state: TrialState, parent: int | None = None) -> FrozenTrial:
+    """A trial that waits, runs or has failed."""
+    attributes = {} if parent is None else {"parent": parent}
+    trial = optuna.trial.create_trial(state=state, user_attrs=attributes)
+    trial.number = number
+    return trial
+
+
+def fill(study: Study, milestones: Sequence[Milestone]) -> Study:
+    """Give a study finished trials that nobody trained."""
+    for number, reached in enumerate(milestones):
+        study._optuna.add_trial(finished_trial(number, reached))
+    return study
+
+
+def random_checkpoint(task: Any, generations: int, **changes: Any) -> Checkpoint:
+    """A network with dendrites that take part in its outputs, at random weights."""
+    config = quick_config(**changes)
+    network = build_network(task, config, generations)
+    numbers = torch.Generator().manual_seed(generations)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if "outgoing" in name or "incoming" in name:
+                value.copy_(torch.randn(value.shape, generator=numbers))
+    count = sum(value.numel() for value in network.parameters())
+    reached = milestone(parameters=count, config=config, requested=generations, dendrites=generations)
+    return Checkpoint(reached, weights_of(network))
+
+
+def weight_bits(checkpoint: Checkpoint) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in checkpoint.weights.items()}
+
+
+def figures(reached: Milestone) -> dict[str, Any]:
+    """Everything but the time it took."""
+    return reached.model_dump(exclude={"seconds"})
+
+
+def story(study: Study) -> list[dict[str, Any]]:
+    """What a study did, trial by trial, without its times."""
+    told = []
+    for trial in study.finished():
+        attributes = {name: value for name, value in trial.user_attrs.items() if name != "restarts"}
+        reached = attributes.pop("milestone", None)
+        told.append(
+            {
+                "number": trial.number,
+                "state": trial.state.name,
+                "params": trial.params,
+                "values": trial.values,
+                "milestone": figures(Milestone.from_dict(reached)) if reached else None,
+                **attributes,
+            }
+        )
+    return told

@@ -1,0 +1,94 @@
+"""Studies that die, run in processes of their own."""
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import sqlalchemy
+import torch
+from quick_studies import Dots, quick_space
+from sqlalchemy import event
+from torch import Tensor
+
+from pbp_search.home import Home
+from pbp_search.search import Study
+from pbp_search.search.storage import open_storage
+from pbp_search.tracking import Tracker
+from pbp_search.training import Checkpoint
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Mortal(Dots):
+    """The same task. Its process is killed at the n-th batch."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.batches -= len(outputs) > 2  # a check of the task passes two samples
+        if self.batches == 0:
+            die()
+        return super().loss(outputs, targets)
+
+
+def run(folder: Path, trials: int, batches: int = -1, barrier: Any = None) -> None:
+    """Run a study until it is done, or until a number of batches."""
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if barrier is not None:
+        barrier.wait()
+    task = Mortal(batches)
+    Study.create(task, home=Home.at(folder), space=quick_space(), seed=3).run(task, trials)
+
+
+def _killed_before(function: Callable[..., Any], nth: int) -> Callable[..., Any]:
+    left = nth
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            die()
+        return function(*args, **kwargs)
+
+    return killed
+
+
+def run_and_die_before(folder: Path, trials: int, place: str, nth: int) -> None:
+    """Run a study, killed right before a step of the nth trial."""
+    owner, name = {
+        "milestone": (Checkpoint, "save"),
+        "tell": (optuna.Study, "tell"),
+        "record": (Tracker, "log_trial"),
+        "metrics": (mlflow.MlflowClient, "log_dict"),
+    }[place]
+    setattr(owner, name, _killed_before(getattr(owner, name), nth))
+    run(folder, trials)
+
+
+def open_and_die(folder: Path, database: str, statements: int) -> None:
+    """Open both stores for the first time, killed before the nth statement to one of them."""
+
+    def before_statement(connection: Any, *_: object) -> None:
+        nonlocal statements
+        statements -= Path(connection.engine.url.database).name.startswith(database)
+        if statements == 0:
+            die()
+
+    event.listen(sqlalchemy.Engine, "before_cursor_execute", before_statement)
+    home = Home.at(folder)
+    open_storage(home)
+    Tracker(home, "dots")
+
+
+def random_batches(seed: int) -> int:
+    """When to die: somewhere in the first few trials."""
+    return random.Random(seed).randint(1, 40)

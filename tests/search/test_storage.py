@@ -1,0 +1,88 @@
+import sqlite3
+from pathlib import Path
+
+import optuna
+import pytest
+
+from pbp_search.errors import InputError, StorageError
+from pbp_search.home import Home
+from pbp_search.search.storage import open_storage
+
+
+def test_an_empty_home_gets_a_storage(empty_home: Home) -> None:
+    storage = open_storage(empty_home)
+    assert optuna.get_all_study_names(storage) == []
+    connection = sqlite3.connect(empty_home.folder / "optuna.db")
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+    again = open_storage(empty_home, create=False)
+    assert optuna.get_all_study_names(again) == []
+
+
+def test_a_storage_elsewhere(empty_home: Home, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/elsewhere.db"
+    optuna.create_study(study_name="a", storage=open_storage(empty_home, url))
+    assert optuna.get_all_study_names(url) == ["a"]
+    assert not (empty_home.folder / "optuna.db").exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "ä%20", "a#b", "a?b=c", "a%b", "a+b;c"])
+def test_homes_of_any_name(tmp_path: Path, name: str) -> None:
+    home = Home.at(tmp_path / name)
+    open_storage(home)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (home.folder / "optuna.db").is_file()
+    open_storage(home, create=False)
+
+
+def test_reading_makes_nothing(empty_home: Home, tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught:
+        open_storage(empty_home, create=False)
+    assert str(caught.value) == (
+        f"There is no study storage {empty_home.folder}/optuna.db: name the folder of the studies with --home."
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_foreign_storage_is_refused_and_left_alone(empty_home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "recipes.db"
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE recipes (name TEXT)")
+    connection.commit()
+    connection.close()
+    before = file.read_bytes()
+    for create in (True, False):
+        with pytest.raises(StorageError, match="is another program's database"):
+            open_storage(empty_home, f"sqlite:///{file}", create=create)
+    assert file.read_bytes() == before
+
+
+def test_mlflows_database_is_no_storage(home: Home) -> None:
+    with pytest.raises(StorageError, match="is another program's database"):
+        open_storage(home, home.tracking_uri)
+
+
+def test_an_optuna_schema_of_another_version_is_a_sentence(home: Home) -> None:
+    connection = sqlite3.connect(home.folder / "optuna.db")
+    connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+    connection.execute("UPDATE version_info SET schema_version = 99")
+    connection.commit()
+    connection.close()
+    with pytest.raises(StorageError, match=r"^The storage sqlite:///.*optuna.db cannot be opened: .+"):
+        open_storage(home)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("hunter2", "is not a database URL"),
+        ("sqlite://", "in memory is lost"),
+        ("hunter2db://user:hunter2@host/database", r"cannot be opened|is not"),
+        ("sqlite:////no/such/folder/anywhere/file.db", "cannot be opened: there is no folder"),
+    ],
+)
+def test_urls_that_cannot_be_used(empty_home: Home, url: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        open_storage(empty_home, url)
+    assert ":hunter2@" not in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,401 @@
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+from quick_studies import Dots, Valley, figures, quick_space, story, weight_bits
+from torch import Tensor, nn
+
+from pbp_search.errors import CheckpointError, SettingsError, StorageError, StudyError, TaskError
+from pbp_search.home import Home
+from pbp_search.search import Outcome, SearchSpace, Study, list_studies
+from pbp_search.tracking import Tracker
+from pbp_search.training import Checkpoint, run_rung
+
+TRIALS = 9
+
+
+def quick_study(home: Home, task: Any = None, **arguments: Any) -> Study:
+    return Study.create(task or Dots(), home=home, **{"space": quick_space(), "seed": 3, **arguments})
+
+
+@pytest.fixture(scope="module")
+def finished(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study that has run to its end. Tests read it only."""
+    home = Home.at(tmp_path_factory.mktemp("finished") / "home")
+    shutil.copytree(stores, home.folder)
+    study = quick_study(home)
+    study.run(Dots(), TRIALS)
+    return study
+
+
+def test_every_trial_is_one_rung(finished: Study) -> None:
+    trials = finished.finished()
+    assert [trial.number for trial in trials] == list(range(TRIALS))
+    assert all(trial.state == TrialState.COMPLETE for trial in trials)
+    rungs = finished.rungs()
+    assert len(rungs) == TRIALS
+    assert {rung.parent is None for rung in rungs} == {True, False}, "a study without promotions tests nothing"
+    assert max(rung.milestone.dendrites for rung in rungs) > 0
+    for rung, trial in zip(rungs, trials, strict=True):
+        assert trial.values == [rung.milestone.score, math.log10(rung.milestone.parameters)]
+        assert trial.params["dendrites"] == rung.milestone.requested
+        assert trial.params["width"] == rung.milestone.config.width
+        assert trial.params["learning_rate"] == rung.milestone.config.learning_rate
+        assert trial.params["schedule"] == rung.milestone.config.schedule.neuron.kind
+        assert rung.params == trial.params
+
+
+def test_promoted_rungs_go_on_from_their_parents(finished: Study) -> None:
+    rungs = finished.rungs()
+    parents = [rung.parent for rung in rungs if rung.parent is not None]
+    assert len(parents) == len(set(parents))
+    for rung in rungs:
+        if rung.parent is None:
+            assert rung.milestone.requested == 0
+            continue
+        parent = rungs[rung.parent]
+        assert rung.parent < rung.trial
+        assert parent.milestone.accepted
+        assert rung.milestone.requested == parent.milestone.dendrites + 1
+        assert rung.milestone.config == parent.milestone.config
+        assert {**rung.params, "dendrites": 0} == {**parent.params, "dendrites": 0}
+        assert rung.milestone.epochs > parent.milestone.epochs
+        assert rung.milestone.seconds > parent.milestone.seconds
+
+
+def test_a_rung_is_what_the_training_core_makes_of_it(finished: Study) -> None:
+    for rung in finished.rungs():
+        previous = None if rung.parent is None else finished.checkpoint(rung.parent)
+        expected = run_rung(Dots(), rung.milestone.config, previous)
+        kept = finished.checkpoint(rung.trial)
+        assert weight_bits(kept) == weight_bits(expected)
+        assert figures(kept.milestone) == figures(expected.milestone)
+        assert kept.history == expected.history
+        assert kept.milestone == rung.milestone
+
+
+def test_configurations_have_seeds_of_their_own(finished: Study) -> None:
+    seeds = [rung.milestone.config.seed for rung in finished.rungs() if rung.parent is None]
+    assert len(seeds) > 2
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_every_trial_is_recorded_once(finished: Study) -> None:
+    assert Tracker(finished.home, finished.name).recorded() == set(range(TRIALS))
+
+
+def test_the_front_is_that_of_its_rungs(finished: Study) -> None:
+    front = finished.front()
+    best = max(rung.milestone.score for rung in finished.rungs())
+    assert front.best().score == best
+    assert {point.payload.trial for point in front} <= set(range(TRIALS))
+    loaded = Study.load(finished.name, finished.home)
+    assert loaded.definition == finished.definition
+    assert list(loaded.front()) == list(front)
+
+
+def test_the_same_seed_is_the_same_study(finished: Study, home: Home) -> None:
+    study = quick_study(home)
+    study.run(Dots(), TRIALS)
+    assert story(study) == story(finished)
+
+
+def test_another_seed_is_another_study(finished: Study, home: Home) -> None:
+    study = quick_study(home, seed=4)
+    study.run(Dots(), 2)
+    assert [trial.params for trial in study.finished()] != [trial.params for trial in finished.finished()[:2]]
+
+
+def test_going_on_equals_never_having_stopped(finished: Study, home: Home) -> None:
+    for trials in (1, 4):
+        quick_study(home).run(Dots(), trials)
+    front = Study.load("dots", home).run(Dots(), TRIALS)
+    study = Study.load("dots", home)
+    assert story(study) == story(finished)
+    assert [point.payload.trial for point in front] == [point.payload.trial for point in finished.front()]
+
+
+class Interrupted(Dots):
+    """Ctrl-C in the middle of a trial."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.batches -= len(outputs) > 2  # a check of the task passes two samples
+        if self.batches == 0:
+            raise KeyboardInterrupt
+        return super().loss(outputs, targets)
+
+
+def test_an_interrupted_trial_is_done_again_under_its_number(finished: Study, home: Home) -> None:
+    for batches in (7, 8):
+        with pytest.raises(KeyboardInterrupt):
+            quick_study(home).run(Interrupted(batches), TRIALS)
+        assert 0 < len(quick_study(home).finished()) < TRIALS
+    study = quick_study(home)
+    study.run(Dots(), TRIALS)
+    assert story(study) == story(finished)
+    assert Tracker(home, "dots").recorded() == set(range(TRIALS))
+
+
+def test_a_finished_study_does_nothing_more(finished: Study) -> None:
+    before = story(finished)
+    outcomes: list[Outcome] = []
+    finished.run(Dots(), TRIALS, on_outcome=outcomes.append)
+    finished.run(Dots(), 1, on_outcome=outcomes.append)
+    assert outcomes == []
+    assert story(finished) == before
+
+
+def test_outcomes_are_told_as_they_come(home: Home) -> None:
+    study = quick_study(home)
+    told: list[tuple[Outcome, int]] = []
+    study.run(Dots(), 3, on_outcome=lambda outcome: told.append((outcome, len(study.finished()))))
+    assert [(outcome.trial, done) for outcome, done in told] == [(0, 1), (1, 2), (2, 3)]
+    assert [outcome.milestone for outcome, _ in told] == [rung.milestone for rung in study.rungs()]
+
+
+def test_no_rung_starts_after_the_timeout(home: Home) -> None:
+    study = quick_study(home)
+    assert len(study.run(Dots(), 50, timeout=1e-9)) == 0
+    assert study.finished() == []
+
+
+@pytest.mark.parametrize("arguments", [{"trials": 0}, {"workers": 0}, {"timeout": 0}, {"timeout": -1.0}])
+def test_bad_numbers_are_refused(home: Home, arguments: dict[str, Any]) -> None:
+    study = quick_study(home)
+    with pytest.raises(SettingsError, match="must be greater than 0"):
+        study.run(Dots(), **{"trials": 1, **arguments})
+    assert study.finished() == []
+
+
+class Upwards(Valley):
+    """A valley that is climbed."""
+
+    direction = "maximize"
+
+
+class Downwards(Dots):
+    """The same name, another objective."""
+
+    metric = "misses"
+    direction = "minimize"
+
+
+class WithOtherName(Dots):
+    name = "other_dots"
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "difference"),
+    [
+        (Dots(), {"space": quick_space(width=(1, 5))}, "space.width: [1, 4], not [1, 5]"),
+        (Dots(), {"space": quick_space(schedules=("fixed",))}, "space.schedules: ['plateau', 'fixed'], not ['fixed']"),
+        (Dots(), {"seed": 4}, "seed: 3, not 4"),
+        (Dots(), {"seed": 0}, "seed: 3, not 0"),
+        (Downwards(), {}, "metric: accuracy, not misses; direction: maximize, not minimize"),
+        (WithOtherName(), {}, "task: dots, not other_dots"),
+        (Dots(), {"space": quick_space(dendrites=0), "seed": 9}, "space.dendrites: 2, not 0; seed: 3, not 9"),
+    ],
+)
+def test_other_studies_of_the_name_are_refused(
+    home: Home, task: Any, arguments: dict[str, Any], difference: str
+) -> None:
+    quick_study(home)
+    with pytest.raises(StudyError) as caught:
+        quick_study(home, task, name="dots", **arguments)
+    assert str(caught.value) == (
+        f"The study 'dots' exists and differs ({difference}): "
+        "give the new one another name (--study), or keep the old one under a dated name (--fresh)."
+    )
+    assert quick_study(home).definition.to_dict() == quick_study(home).definition.to_dict()
+    assert Study.load("dots", home).definition.seed == 3
+
+
+def test_without_a_seed_the_studys_own_counts(home: Home) -> None:
+    assert quick_study(home, seed=None).definition.seed == 0
+    assert quick_study(home, name="b", seed=7).definition.seed == 7
+    assert quick_study(home, name="b", seed=None).definition.seed == 7
+
+
+def test_the_default_is_a_study_of_the_tasks_name(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home.folder.parent)
+    home.folder.rename("mlruns")
+    study = Study.create(Dots())
+    assert study.name == "dots"
+    assert study.home == Home.at("mlruns")
+    assert study.definition.space == SearchSpace(width=(1, 4))
+    assert [found.name for found in list_studies(Home.at("mlruns"))] == ["dots"]
+
+
+class NaNInBetween(Dots):
+    """Widths 2 and 3 learn nothing but NaN. A check at the smallest and the largest width does not see it."""
+
+    def model(self, width: int) -> nn.Module:
+        class ToNaN(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x * math.nan
+
+        network = super().model(width)
+        return nn.Sequential(network, ToNaN()) if 1 < width < 4 else network
+
+
+class RaisesInBetween(Dots):
+    """The same, with an error."""
+
+    def model(self, width: int) -> nn.Module:
+        if 1 < width < 4:
+            raise LookupError(f"no network of width {width}")
+        return super().model(width)
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        (NaNInBetween(), "The training loss became nan: try a smaller learning rate."),
+        (RaisesInBetween(), "LookupError: no network of width "),
+    ],
+)
+def test_a_failed_rung_keeps_its_reason_and_the_study_goes_on(
+    home: Home, task: Dots, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = quick_study(home, task)
+    outcomes: list[Outcome] = []
+    study.run(task, 8, on_outcome=outcomes.append)
+    failures = study.failures()
+    assert 0 < len(failures) < 8
+    assert len(study.finished()) == 8
+    assert len(study.rungs()) == 8 - len(failures)
+    for trial in study.finished():
+        bad = 1 < trial.params["width"] < 4
+        assert (trial.number in failures) == bad
+        assert (trial.state == TrialState.FAIL) == bad
+        assert study.home.study("dots").milestone(trial.number).exists() != bad
+    assert all(failure.startswith(reason) for failure in failures.values())
+    assert {outcome.trial: outcome.failure for outcome in outcomes if outcome.failure} == failures
+    assert all(f"Trial {number} failed: {failure}" in caplog.text for number, failure in failures.items())
+    assert Tracker(home, "dots").recorded() == set(range(8))
+
+
+def test_a_damaged_parent_fails_its_promotion_only(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    study = quick_study(home)
+    study.run(Dots(), 1)
+    study.home.study("dots").milestone(0).write_bytes(b"damaged")
+    study.run(Dots(), 3)
+    assert list(study.failures()) == [1]
+    assert "is damaged" in study.failures()[1]
+    assert "Trial 1 failed" in caplog.text
+    assert [rung.trial for rung in study.rungs()] == [0, 2]
+    with pytest.raises(CheckpointError, match="is damaged"):
+        study.checkpoint(0)
+    with pytest.raises(CheckpointError, match="There is no milestone file"):
+        study.checkpoint(1)
+
+
+def test_a_bad_task_starts_nothing(home: Home) -> None:
+    class Broken(Dots):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return super().loss(outputs, targets).mean()
+
+    study = quick_study(home)
+    with pytest.raises(TaskError, match="one loss per sample"):
+        study.run(Broken(), 3)
+    assert study.finished() == []
+
+
+def test_a_minimised_study(home: Home) -> None:
+    study = quick_study(home, Valley())
+    study.run(Valley(), 6)
+    assert study.definition.direction == "minimize"
+    scores = [rung.milestone.score for rung in study.rungs()]
+    assert study.front().best().score == min(scores)
+    assert [direction.name for direction in study._optuna.directions] == ["MINIMIZE", "MINIMIZE"]
+
+
+def test_a_study_without_dendrites(home: Home) -> None:
+    study = quick_study(home, space=quick_space(dendrites=0))
+    study.run(Dots(), 4)
+    assert all(rung.parent is None and rung.milestone.dendrites == 0 for rung in study.rungs())
+    assert len(study.rungs()) == 4
+
+
+def test_another_tracking_store_gets_all_records(home: Home, stores: Path) -> None:
+    study = quick_study(home)
+    study.run(Dots(), 3)
+    other = shutil.copy(stores / "mlflow.db", home.folder / "other.db")
+    study.run(Dots(), 3, tracking_uri=f"sqlite:///{other}")
+    assert Tracker(home, "dots", f"sqlite:///{other}").recorded() == {0, 1, 2}
+
+
+def test_studies_that_are_not_there(empty_home: Home, home: Home) -> None:
+    quick_study(home)
+    quick_study(home, name="b")
+    with pytest.raises(StudyError) as caught:
+        Study.load("c", home)
+    assert str(caught.value) == "There is no study 'c': available are b, dots."
+    with pytest.raises(StorageError, match="There is no study storage"):
+        Study.load("c", Home.at(home.folder / "elsewhere"))
+
+
+def test_studies_of_other_programs_are_left_alone(home: Home) -> None:
+    import optuna
+
+    quick_study(home)
+    optuna.create_study(study_name="theirs", storage=home.storage_url)
+    assert [study.name for study in list_studies(home)] == ["dots"]
+    with pytest.raises(StudyError, match="The study 'theirs' was not made by pbp-search"):
+        Study.load("theirs", home)
+    with pytest.raises(StudyError, match="The study 'theirs' was not made by pbp-search"):
+        quick_study(home, name="theirs")
+    theirs = optuna.load_study(study_name="theirs", storage=home.storage_url)
+    assert theirs.user_attrs == {}
+    assert theirs.trials == []
+
+
+@pytest.fixture
+def archived(home: Home) -> tuple[Study, str, list[dict[str, Any]]]:
+    study = quick_study(home)
+    study.run(Dots(), 4)
+    before = story(study)
+    return study, study.archive(), before
+
+
+def test_an_archived_study_keeps_everything(archived: tuple[Study, str, list[dict[str, Any]]], home: Home) -> None:
+    _, dated, before = archived
+    assert dated.startswith("dots-2")
+    old = Study.load(dated, home)
+    assert [found.name for found in list_studies(home)] == [dated]
+    assert story(old) == before
+    assert old.definition.seed == 3
+    for rung in old.rungs():
+        assert old.checkpoint(rung.trial).milestone == rung.milestone
+    assert Tracker(home, dated).recorded() == set(range(4))
+    assert not home.study("dots").folder.exists() or not list(home.study("dots").folder.rglob("*.safetensors"))
+
+
+def test_a_new_study_takes_the_name(archived: tuple[Study, str, list[dict[str, Any]]], home: Home) -> None:
+    _, dated, before = archived
+    study = quick_study(home, seed=5)
+    assert study.finished() == []
+    study.run(Dots(), 2)
+    assert Tracker(home, "dots").recorded() == {0, 1}
+    assert Tracker(home, dated).recorded() == set(range(4))
+    assert story(Study.load(dated, home)) == before
+    # The old one can be gone on with, and adds to its own record.
+    old = Study.load(dated, home)
+    old.run(Dots(), 5)
+    assert story(old)[:4] == before
+    assert Tracker(home, dated).recorded() == set(range(5))
+    assert len(Checkpoint.load(home.study(dated).milestone(4)).weights) > 0
+
+
+def test_a_running_study_is_not_archived(home: Home) -> None:
+    study = quick_study(home)
+    trial = study._optuna.ask()
+    with home.study("dots").trial_lock(trial.number), pytest.raises(StudyError, match=r"is running \(trial 0\)"):
+        study.archive()
+    assert [found.name for found in list_studies(home)] == ["dots"]

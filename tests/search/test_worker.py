@@ -1,0 +1,113 @@
+"""Studies whose processes are killed: everything is done once, and nothing is lost."""
+
+import shutil
+import signal
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import crashing
+import mlflow
+import pytest
+from crashing import Mortal, random_batches
+from quick_studies import Dots, quick_space, story
+
+from pbp_search.home import Home
+from pbp_search.search import Study
+from pbp_search.search.storage import open_storage
+from pbp_search.tracking import Tracker
+
+TRIALS = 7
+
+
+def kill(processes: ForkServerContext, target: object, *arguments: object) -> None:
+    process = processes.Process(target=target, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def assert_recorded_once(home: Home, study: Study) -> None:
+    """MLflow has exactly one ended child run for each trial, and no other."""
+    client = mlflow.MlflowClient(home.tracking_uri)
+    experiment = client.get_experiment_by_name(study.name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.status == "FINISHED"
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    numbers = sorted(int(run.data.tags["pbp_search.trial"]) for run in children)
+    assert numbers == [trial.number for trial in study.finished()]
+    for run in children:
+        trial = study.finished()[int(run.data.tags["pbp_search.trial"])]
+        assert run.info.status == ("FINISHED" if trial.values else "FAILED")
+        assert run.data.metrics["score"] == trial.values[0]
+
+
+def go_on(home: Home, trials: int = TRIALS) -> Study:
+    study = Study.create(Dots(), home=home, space=quick_space(), seed=3)
+    study.run(Dots(), trials)
+    return study
+
+
+@pytest.fixture(scope="module")
+def unharmed(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    home = Home.at(tmp_path_factory.mktemp("unharmed") / "home")
+    shutil.copytree(stores, home.folder)
+    return go_on(home)
+
+
+def test_a_study_killed_anywhere_in_training_goes_on(home: Home, unharmed: Study, processes: ForkServerContext) -> None:
+    for seed in (1, 2, 3):
+        kill(processes, crashing.run, home.folder, 100, random_batches(seed))
+    study = go_on(home, max(TRIALS, len(Study.load("dots", home).finished()) + 1))
+    assert [trial.number for trial in study.finished()] == list(range(len(study.finished())))
+    assert story(study)[:TRIALS] == story(unharmed)
+    assert_recorded_once(home, study)
+
+
+@pytest.mark.parametrize("place", ["milestone", "tell", "record", "metrics"])
+def test_a_study_killed_between_its_steps_goes_on(
+    home: Home, unharmed: Study, processes: ForkServerContext, place: str
+) -> None:
+    kill(processes, crashing.run_and_die_before, home.folder, TRIALS, place, 3)
+    study = go_on(home)
+    assert story(study) == story(unharmed)
+    assert_recorded_once(home, study)
+
+
+@pytest.mark.parametrize(("database", "statements"), [("optuna", 8), ("mlflow", 60), ("mlflow", 250), ("mlflow", 500)])
+def test_a_first_start_that_is_killed_leaves_nothing_in_the_way(
+    empty_home: Home, processes: ForkServerContext, database: str, statements: int
+) -> None:
+    kill(processes, crashing.open_and_die, empty_home.folder, database, statements)
+    open_storage(empty_home)
+    assert Tracker(empty_home, "dots").recorded() == set()
+
+
+def test_a_trial_that_always_kills_its_worker_is_given_up(home: Home, processes: ForkServerContext) -> None:
+    for _ in range(4):
+        kill(processes, crashing.run, home.folder, 3, 1)
+    study = go_on(home, 3)
+    assert study.failures() == {0: "The worker of this trial died 4 times."}
+    assert len(study.finished()) == 3
+    assert Tracker(home, "dots").recorded() == {0, 1, 2}
+
+
+def test_two_processes_start_one_study_at_once(empty_home: Home, processes: ForkServerContext) -> None:
+    barrier = processes.Barrier(2)
+    both = [processes.Process(target=crashing.run, args=(empty_home.folder, TRIALS, -1, barrier)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(100)
+    assert [process.exitcode for process in both] == [0, 0]
+    study = Study.load("dots", empty_home)
+    assert [trial.number for trial in study.finished()] == list(range(TRIALS))
+    assert len(study.rungs()) == TRIALS
+    assert_recorded_once(empty_home, study)
+
+
+def test_the_mortal_task_is_the_same_task() -> None:
+    assert Mortal(0).name == Dots.name
+    assert [random_batches(seed) for seed in (1, 2)] == [random_batches(seed) for seed in (1, 2)]
