@@ -37,6 +37,7 @@ def export(
     from pbp_search.home import Home
     from pbp_search.search import Study
     from pbp_search.tasks import built_in_name, load_task
+    from pbp_search.training import check_task
 
     found = Study.load(study, Home.at(home), storage)
     name = task or built_in_name(found.definition.task)
@@ -46,6 +47,7 @@ def export(
             "with --task FILE.py:CLASS."
         )
     loaded = load_task(name)
+    check_task(loaded)
     if loaded.name != found.definition.task:
         raise InputError(f"The study {study!r} has the task {found.definition.task!r}, not {loaded.name!r}.")
     point = found.front().best(math.inf if max_params is None else max_params, min_score)

@@ -15,15 +15,14 @@ from pbp_search.cli.options import stores
 @stores
 def front(study: str, form: str, home: Path, storage: str | None) -> None:
     """Print the front of STUDY: the networks that no other one beats in score and size."""
-    from rich.console import Console
-
+    from pbp_search.cli.tables import print_table
     from pbp_search.home import Home
     from pbp_search.report import front_csv, front_json, front_table
     from pbp_search.search import Study
 
     found = Study.load(study, Home.at(home), storage)
     if form == "table":
-        Console().print(front_table(found))
+        print_table(front_table(found))
     else:
         click.echo(front_json(found.front()) if form == "json" else front_csv(found.front()).rstrip("\n"))
 
@@ -33,9 +32,9 @@ def front(study: str, form: str, home: Path, storage: str | None) -> None:
 def studies(home: Path, storage: str | None) -> None:
     """List the studies."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    from pbp_search.cli.tables import print_table
     from pbp_search.home import Home
     from pbp_search.search import list_studies
 
@@ -45,4 +44,4 @@ def studies(home: Path, storage: str | None) -> None:
     for study in list_studies(Home.at(home), storage):
         counts = (len(study.finished()), len(study.failures()), len(study.front()))
         table.add_row(study.name, study.definition.task, study.definition.metric, *map(str, counts))
-    Console().print(table)
+    print_table(table)

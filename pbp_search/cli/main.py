@@ -55,7 +55,8 @@ def _run() -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
-    click.echo(f"Error: {error}", err=True)
+    # On one line: what a user's own code or a library says may have several.
+    click.echo(f"Error: {' '.join(str(error).split())}", err=True)
     return code
 
 

@@ -50,7 +50,7 @@ def run(
     loaded = load_task(task)
     check_task(loaded)
     place = Home.at(home)
-    wanted = name or loaded.name
+    wanted = loaded.name if name is None else name
     if fresh:
         open_storage(place, storage)
         for existing in list_studies(place, storage):

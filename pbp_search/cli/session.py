@@ -10,6 +10,7 @@ import optuna
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pbp_search.cli.tables import print_table
 from pbp_search.report import front_table, publish_front
 from pbp_search.search import Outcome, Study
 from pbp_search.training import Task
@@ -54,7 +55,7 @@ def run_and_show(
         click.echo("Error: No trial has succeeded, so there is no front.", err=True)
         return 1
     folder = publish_front(study, tracking_uri)
-    Console().print(front_table(study))
+    print_table(front_table(study))
     click.echo(f"Front: {folder / 'front.html'}")
     click.echo(f"MLflow: {ui_command(study, tracking_uri)}")
     return 0

@@ -118,7 +118,7 @@ class Study:
             StudyError: A study of this name differs in its task, space, objectives or seed.
             StorageError: The storage cannot be opened.
         """
-        name = check_name(name or task.name)
+        name = check_name(task.name if name is None else name)
         home = home or Home.at("mlruns")
         opened = open_storage(home, storage)
         with home.study(name).claim_lock():

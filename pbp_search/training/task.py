@@ -97,6 +97,9 @@ def check_task(task: Task) -> Data:
     missing += [name for name in ("name", "metric", "direction", "widths") if not hasattr(task, name)]
     if missing:
         raise TaskError(f"{label} has no {', '.join(missing)}: see docs/writing-a-task.md for what a task needs.")
+    for field in ("name", "metric"):
+        if not isinstance(getattr(task, field), str) or not getattr(task, field):
+            raise TaskError(f"{label} has the {field} {getattr(task, field)!r}: it must be a text.")
     if task.direction not in ("maximize", "minimize"):
         raise TaskError(f"{label} has the direction {task.direction!r}: it must be 'maximize' or 'minimize'.")
     _check_widths(task, label)
