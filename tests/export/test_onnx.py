@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import pbp_search.export.onnx as exporting
 from pbp_search.errors import ExportError, InputError
 from pbp_search.export import Exported, export_onnx, run_onnx
-from pbp_search.training import Checkpoint, Data, Split, Task
+from pbp_search.training import Checkpoint, ClassificationTask, Data, Split, Task
 
 
 class Marked(Dots):
@@ -37,7 +37,7 @@ class Normalised(Valley):
         )
 
 
-class Words(Dots):
+class Words(ClassificationTask):
     """Whole numbers as inputs."""
 
     name = "words"

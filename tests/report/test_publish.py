@@ -80,7 +80,7 @@ def shown(study: Study, width: int) -> str:
 def test_the_table_shows_all_of_it_on_80_columns(study: Study) -> None:
     text = shown(study, 80)
     lines = [line.split() for line in text.splitlines() if line.strip()]
-    assert text.startswith("Front of dots: 3 of 4 networks (validation accuracy)")
+    assert text.startswith("Front of dots: 3 of 4 networks (validation fit)")
     assert lines[1] == ["trial", "width", "dendrites", "parameters", "bytes", "score", "train", "epochs", "seconds"]
     rows = [line for line in lines if line[0].isdigit()]
     assert rows == [

@@ -46,7 +46,7 @@ def run(folder: Path, trials: int, batches: int = -1, barrier: Any = None) -> No
     if barrier is not None:
         barrier.wait()
     task = Mortal(batches)
-    Study.create(task, home=Home.at(folder), space=quick_space(), seed=3).run(task, trials)
+    Study.create(task, home=Home.at(folder), space=quick_space(), seed=8).run(task, trials)
 
 
 def _killed_before(function: Callable[..., Any], nth: int) -> Callable[..., Any]:
@@ -91,4 +91,4 @@ def open_and_die(folder: Path, database: str, statements: int) -> None:
 
 def random_batches(seed: int) -> int:
     """When to die: somewhere in the first few trials."""
-    return random.Random(seed).randint(1, 40)
+    return random.Random(seed).randint(1, 60)

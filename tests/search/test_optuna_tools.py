@@ -34,7 +34,7 @@ def test_it_is_an_ordinary_study_of_two_objectives(home: Home) -> None:
     fill(Study.create(Dots(), home=home), MILESTONES)
     study = optuna.load_study(study_name="dots", storage=home.storage_url)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
-    assert study.metric_names == ["accuracy", "log10_parameters"]
+    assert study.metric_names == ["fit", "log10_parameters"]
     assert [trial.values for trial in study.best_trials] == [[0.5, 1.0], [0.6, 2.0]]
 
 

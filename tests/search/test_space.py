@@ -18,10 +18,10 @@ PLATEAU = {
     "schedule": "plateau",
     "neuron_patience": 2,
     "neuron_threshold": 0.2,
-    "dendrite_patience": 1,
-    "dendrite_threshold": 0.4,
+    "dendrite_patience": 5,
+    "dendrite_threshold": 0.04,
 }
-FIXED = {"schedule": "fixed", "neuron_epochs": 3, "dendrite_epochs": 7}
+FIXED = {"schedule": "fixed", "neuron_epochs": 3, "dendrite_epochs": 11}
 
 whole = st.tuples(st.integers(1, 500), st.integers(0, 500)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 real = st.tuples(st.floats(1e-12, 10), st.floats(1, 10)).map(lambda pair: (pair[0], pair[0] * pair[1]))
@@ -71,7 +71,7 @@ def test_plateau_opens_its_own_parameters() -> None:
     assert (config.width, config.learning_rate, config.seed) == (3, 0.05, 11)
     assert config.schedule.acceptance == 5e-9
     assert config.schedule.neuron == Plateau(patience=2, relative=(0.2,))
-    assert config.schedule.dendrite == Plateau(patience=1, relative=(0.4,))
+    assert config.schedule.dendrite == Plateau(patience=5, relative=(0.04,))
 
 
 def test_fixed_opens_its_own_parameters() -> None:
@@ -79,7 +79,7 @@ def test_fixed_opens_its_own_parameters() -> None:
     config = quick_space().suggest(trial, seed=11)
     assert trial.params == {**COMMON, **FIXED}
     assert config.schedule.neuron == Fixed(epochs=3)
-    assert config.schedule.dendrite == Fixed(epochs=7)
+    assert config.schedule.dendrite == Fixed(epochs=11)
     assert config.schedule.acceptance == 5e-9
 
 

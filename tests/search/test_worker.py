@@ -1,9 +1,7 @@
 """Studies whose processes are killed: everything is done once, and nothing is lost."""
 
-import shutil
 import signal
 from multiprocessing.context import ForkServerContext
-from pathlib import Path
 
 import crashing
 import mlflow
@@ -45,34 +43,27 @@ def assert_recorded_once(home: Home, study: Study) -> None:
 
 
 def go_on(home: Home, trials: int = TRIALS) -> Study:
-    study = Study.create(Dots(), home=home, space=quick_space(), seed=3)
+    study = Study.create(Dots(), home=home, space=quick_space(), seed=8)
     study.run(Dots(), trials)
     return study
 
 
-@pytest.fixture(scope="module")
-def unharmed(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    home = Home.at(tmp_path_factory.mktemp("unharmed") / "home")
-    shutil.copytree(stores, home.folder)
-    return go_on(home)
-
-
-def test_a_study_killed_anywhere_in_training_goes_on(home: Home, unharmed: Study, processes: ForkServerContext) -> None:
+def test_a_study_killed_anywhere_in_training_goes_on(home: Home, finished: Study, processes: ForkServerContext) -> None:
     for seed in (1, 2, 3):
         kill(processes, crashing.run, home.folder, 100, random_batches(seed))
     study = go_on(home, max(TRIALS, len(Study.load("dots", home).finished()) + 1))
     assert [trial.number for trial in study.finished()] == list(range(len(study.finished())))
-    assert story(study)[:TRIALS] == story(unharmed)
+    assert story(study)[:TRIALS] == story(finished)
     assert_recorded_once(home, study)
 
 
 @pytest.mark.parametrize("place", ["milestone", "tell", "record", "metrics"])
 def test_a_study_killed_between_its_steps_goes_on(
-    home: Home, unharmed: Study, processes: ForkServerContext, place: str
+    home: Home, finished: Study, processes: ForkServerContext, place: str
 ) -> None:
     kill(processes, crashing.run_and_die_before, home.folder, TRIALS, place, 3)
     study = go_on(home)
-    assert story(study) == story(unharmed)
+    assert story(study) == story(finished)
     assert_recorded_once(home, study)
 
 

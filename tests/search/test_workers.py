@@ -48,7 +48,7 @@ class Watched(Dots):
 def test_two_workers_of_which_one_is_killed(home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "processes"
     folder.mkdir()
-    study = Study.create(Watched(folder), home=home, space=quick_space(), seed=3)
+    study = Study.create(Watched(folder), home=home, space=quick_space(), seed=8)
     outcomes: list[Outcome] = []
     front = study.run(Watched(folder), 8, workers=2, on_outcome=outcomes.append)
 

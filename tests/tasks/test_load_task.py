@@ -53,7 +53,7 @@ def test_a_class_of_a_file(tmp_path: Path) -> None:
     task = load_task(f"{file}:Own")
     assert isinstance(task, Task)
     assert type(task).__name__ == "Own"
-    assert len(check_task(task).train.inputs) == 40
+    assert len(check_task(task).train.inputs) == 120
 
 
 def test_a_file_by_its_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
