@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy
@@ -36,6 +37,8 @@ class Database:
         """
         try:
             parsed = make_url(url)
+            if "@" in (parsed.host or ""):
+                raise ValueError("a password with an @ in it must be written with %40")
         except (ArgumentError, ValueError):
             # The text is not shown: it may hold a password.
             raise StorageError(
@@ -90,8 +93,7 @@ class Database:
                 return
             unfinished = _beside(file, ".unfinished")
             if unfinished.exists():
-                for suffix in ("", "-wal", "-shm"):
-                    _beside(file, suffix).unlink(missing_ok=True)
+                _set_aside(file)
             elif not file.exists():
                 unfinished.touch()
             self._prepare(own_tables)
@@ -120,7 +122,7 @@ class Database:
         if isinstance(cause, ImportError):
             return StorageError(
                 f"The {self.what} {self.shown} needs a database driver that is not installed: install the one for "
-                f"{self.url.get_backend_name()} (for PostgreSQL: pip install psycopg2-binary)."
+                f"{self.url.get_backend_name()} (for PostgreSQL: pip install 'psycopg[binary]')."
             )
         text = str(getattr(cause, "orig", None) or cause) or type(cause).__name__
         reason = text.splitlines()[0]
@@ -131,6 +133,15 @@ class Database:
 
     def _secret_options(self) -> dict[str, str]:
         return {name: str(value) for name, value in self.url.query.items() if "pass" in name.lower()}
+
+
+def _set_aside(file: Path) -> None:
+    """Rename a half-made database with its write-ahead log. It is kept: whoever wrote to it may miss it."""
+    stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
+    for suffix in ("", "-wal", "-shm"):
+        part = _beside(file, suffix)
+        if part.exists():
+            part.rename(_beside(file, f".unfinished-{stamp}{suffix}"))
 
 
 def _beside(file: Path, suffix: str) -> Path:

@@ -32,6 +32,7 @@ def front(study: str, form: str, home: Path, storage: str | None) -> None:
 def studies(home: Path, storage: str | None) -> None:
     """List the studies."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     from pbp_search.cli.tables import print_table
@@ -43,5 +44,6 @@ def studies(home: Path, storage: str | None) -> None:
         table.add_column(column, justify="left" if column in ("study", "task", "metric") else "right", no_wrap=True)
     for study in list_studies(Home.at(home), storage):
         counts = (len(study.finished()), len(study.failures()), len(study.front()))
-        table.add_row(study.name, study.definition.task, study.definition.metric, *map(str, counts))
+        names = (study.name, study.definition.task, study.definition.metric)
+        table.add_row(*map(escape, names), *map(str, counts))
     print_table(table)

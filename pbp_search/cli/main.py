@@ -51,7 +51,26 @@ def _run() -> int:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if _of_a_store(error):
+            return _fail(PbpSearchError(f"A store failed: {_first_line(error)}. The same command goes on."), 1)
+        raise
     return result if isinstance(result, int) else 0
+
+
+def _of_a_store(error: Exception) -> bool:
+    """Whether Optuna's or MLflow's store raised an error: busy for too long, out of space, gone."""
+    # By their names: the libraries are not loaded for commands that fail early.
+    return any(
+        kind.__module__.split(".")[0] in ("sqlalchemy", "mlflow") or kind.__name__ == "StorageInternalError"
+        for kind in type(error).__mro__
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without statements or addresses that may hold secrets."""
+    origin = getattr(error.__cause__ or error, "orig", None)
+    return f"{type(origin or error).__name__}: {str(origin).splitlines()[0]}" if origin else type(error).__name__
 
 
 def _fail(error: Exception, code: int) -> int:

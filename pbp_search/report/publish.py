@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from pbp_search.front import Front
@@ -35,7 +36,7 @@ def front_table(study: Study) -> Table:
     metric = study.definition.metric
     front = study.front()
     title = f"Front of {study.name}: {len(front)} of {len(study.rungs())} networks (validation {metric})"
-    table = Table(title=title, box=box.SIMPLE, title_justify="left", padding=(0, 0, 0, 1))
+    table = Table(title=escape(title), box=box.SIMPLE, title_justify="left", padding=(0, 0, 0, 1))
     short = {"weight_bytes": "bytes", "train_score": "train"}
     for column in _COLUMNS:
         table.add_column(short.get(column, column), justify="right", no_wrap=True)

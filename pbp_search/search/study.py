@@ -171,6 +171,7 @@ class Study:
         Raises:
             TaskError: The task is incomplete or does not fit together.
             StorageError: A store cannot be opened.
+            StudyError: The task is not the study's.
         """
         if trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
             raise SettingsError(
@@ -178,6 +179,9 @@ class Study:
             )
         deadline = None if timeout is None else time.time() + timeout
         check_task(task)
+        difference = self.definition.difference(_define(task, self.definition.space, self.definition.seed))
+        if difference:
+            raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
         tracker = Tracker(self.home, self.name, tracking_uri)
         tracker.begin(_flat(self.definition.to_dict()))
         setup = Setup(
@@ -241,8 +245,9 @@ class Study:
         Raises:
             StudyError: A worker is training one of its trials.
         """
+        tracker = Tracker(self.home, self.name, tracking_uri)
         folder = self.home.study(self.name)
-        dated = f"{self.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        storage = self._optuna._storage
         with folder.claim_lock():
             for trial in trials_of(self._optuna):
                 if trial.state == TrialState.RUNNING:
@@ -252,12 +257,17 @@ class Study:
                     except TimeoutError:
                         raise StudyError(f"The study {self.name!r} is running (trial {trial.number}).") from None
                     lock.release()
-            storage = self._optuna._storage
+            dated = self._dated_name(optuna.get_all_study_names(storage))
             optuna.copy_study(from_study_name=self.name, from_storage=storage, to_storage=storage, to_study_name=dated)
             folder.folder.rename(self.home.study(dated).folder)
             optuna.delete_study(study_name=self.name, storage=storage)
-            Tracker(self.home, self.name, tracking_uri).rename(dated)
+            tracker.rename(dated)
         return dated
+
+    def _dated_name(self, taken: list[str]) -> str:
+        stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
+        names = (f"{self.name[:80]}-{stamp}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100))))
+        return next(name for name in names if name not in taken and not self.home.study(name).folder.exists())
 
     def _record_missing(self, tracker: Tracker) -> None:
         recorded = tracker.recorded()

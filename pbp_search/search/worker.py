@@ -7,11 +7,10 @@ again, under the same number and parameters.
 
 import logging
 import math
-import os
 import time
 import traceback
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import optuna
 from filelock import FileLock, Timeout
@@ -34,6 +33,7 @@ _CONFIGURATION = "configuration"  # the first trial of a configuration, on its p
 _RESTARTS = "restarts"
 _TRACEBACK = "traceback"
 _MOST_RESTARTS = 3
+_WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,11 @@ class Worker:
 
     Args:
         setup: The study.
-        parent: The process that this one works for: without it, the worker ends.
     """
 
-    def __init__(self, setup: Setup, parent: int | None = None) -> None:
+    def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._parent = parent
+        self._history: list[EpochRecord] = []
         storage = open_storage(setup.home, setup.storage, create=False)
         self._study = optuna.load_study(study_name=setup.study, storage=storage)
         self._folder = setup.home.study(setup.study)
@@ -86,13 +85,17 @@ class Worker:
         Returns:
             What came of it, or None if there is nothing more to start.
         """
-        self._end_if_orphaned()
-        if deadline is not None and time.time() >= deadline:
-            return None
-        claimed = self._claim(trials)
-        if claimed is None:
-            return None
-        trial, lock = claimed
+        while deadline is None or time.time() < deadline:
+            claimed = self._claim(trials)
+            if claimed is not None:
+                return self._run_locked(*claimed)
+            if sum(trial.state.is_finished() for trial in trials_of(self._study)) >= trials:
+                return None
+            # The last ones are being trained by others. If one of those dies, its trial is ours.
+            time.sleep(_WAIT_SECONDS)
+        return None
+
+    def _run_locked(self, trial: optuna.Trial, lock: FileLock) -> Outcome:
         try:
             return self._run(trial)
         finally:
@@ -151,19 +154,26 @@ class Worker:
         self._study.sampler = optuna.samplers.TPESampler(seed=key(self._setup.seed, "sampler", trial) % 2**32)
 
     def _run(self, trial: optuna.Trial) -> Outcome:
+        self._history.clear()
         try:
             checkpoint = self._train(trial)
+        except (KeyboardInterrupt, SystemExit):
+            # Stopped, not dead: this does not count as a restart when the trial is done again.
+            trial.set_user_attr(_RESTARTS, trial.user_attrs.get(_RESTARTS, 0) - 1)
+            raise
         except Exception as error:  # a network, loss or score of the user may raise anything: the study goes on
             failure = str(error) if isinstance(error, PbpSearchError) else f"{type(error).__name__}: {error}"
             logger.warning("Trial %d failed: %s", trial.number, failure)
             trial.set_user_attr(FAILURE, failure)
             trial.set_user_attr(_TRACEBACK, traceback.format_exc(limit=-8))
-            self._record(self._study.tell(trial, state=TrialState.FAIL))
+            failed = record_of(self._study.tell(trial, state=TrialState.FAIL), self._folder)
+            self._record(replace(failed, history=tuple(self._history)))
             return Outcome(trial.number, None, failure)
         milestone = checkpoint.milestone
         checkpoint.save(self._folder.milestone(trial.number))
         trial.set_user_attr(MILESTONE, milestone.to_dict())
-        self._record(self._study.tell(trial, [milestone.score, math.log10(milestone.parameters)]))
+        finished = self._study.tell(trial, [milestone.score, math.log10(milestone.parameters)])
+        self._record(record_of(finished, self._folder))
         return Outcome(trial.number, milestone, None)
 
     def _train(self, trial: optuna.Trial) -> Checkpoint:
@@ -179,22 +189,13 @@ class Worker:
             previous = Checkpoint.load(self._folder.milestone(parent))
         elif dendrites > 0:
             raise SettingsError(f"A new configuration starts with 0 dendrites, not {dendrites}: enqueue dendrites=0.")
-        return run_rung(self._setup.task, config, previous, self._data, self._on_epoch)
+        return run_rung(self._setup.task, config, previous, self._data, self._history.append)
 
-    def _on_epoch(self, _: EpochRecord) -> None:
-        self._end_if_orphaned()
-
-    def _end_if_orphaned(self) -> None:
-        if self._parent is not None and os.getppid() != self._parent:
-            # The process that started this worker is gone. An exception would only reach its pool, which is gone too;
-            # the system frees the trial's lock, and the next run does the trial again.
-            os._exit(1)
-
-    def _record(self, trial: FrozenTrial) -> None:
+    def _record(self, record: TrialRecord) -> None:
         try:
-            self._tracker.log_trial(record_of(trial, self._folder))
+            self._tracker.log_trial(record)
         except MlflowException as error:
-            logger.warning("Trial %d is not in MLflow yet, the study's next run records it: %s", trial.number, error)
+            logger.warning("Trial %d is not in MLflow yet, the study's next run records it: %s", record.number, error)
 
 
 def record_of(trial: FrozenTrial, folder: StudyFolder) -> TrialRecord:

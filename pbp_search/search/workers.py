@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -74,6 +76,13 @@ def _run_one(setup: Setup, parent: int, trials: int, deadline: float | None) -> 
     return _worker(setup, parent).run_one(trials, deadline)
 
 
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    # The process that started this worker is gone. The system frees the trial's lock, and the next run does it again.
+    os._exit(1)
+
+
 @lru_cache(maxsize=1)
 def _worker(setup: Setup, parent: int) -> Worker:
     """The process's worker: it opens its study once."""
@@ -81,4 +90,5 @@ def _worker(setup: Setup, parent: int) -> Worker:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    return Worker(setup, parent)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    return Worker(setup)

@@ -4,7 +4,7 @@ Optuna's storage and the milestone files are the truth. A child run is written i
 under a lock, so that each trial is recorded once; what a crash left half written is written anew.
 """
 
-import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -75,8 +75,6 @@ class Tracker:
     """
 
     def __init__(self, home: Home, study: str, uri: str | None = None) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         self._study = study
         self._home = home
         self._lock = home.study(study).tracking_lock()
@@ -217,10 +215,15 @@ def _refused(error: MlflowException, database: Database) -> StorageError:
     return database.error(error)
 
 
+def _allowed(name: str) -> str:
+    """A metric's name with the characters that MLflow takes; a network's modules may have any."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
 def _metrics(record: TrialRecord) -> list[Metric]:
     """Every epoch's figures, then the milestone's."""
     metrics = [
-        Metric(name, value, record.ended, step)
+        Metric(_allowed(name), value, record.ended, step)
         for step, epoch in enumerate(record.history)
         for name, value in epoch.values.items()
     ]
@@ -238,5 +241,6 @@ def _metrics(record: TrialRecord) -> list[Metric]:
         for growth in milestone.growth:
             figures[f"growth/{growth.module}/try_{growth.attempt}/score"] = growth.score
             figures[f"growth/{growth.module}/try_{growth.attempt}/floor"] = growth.floor
+        figures = {_allowed(name): value for name, value in figures.items()}
         metrics += [Metric(name, float(value), record.ended, 0) for name, value in figures.items()]
     return metrics

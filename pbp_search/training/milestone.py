@@ -125,6 +125,8 @@ class Checkpoint:
         try:
             save_file({name: value.contiguous() for name, value in self.weights.items()}, beside, metadata)
             beside.replace(path)
+        except SafetensorError as error:  # how this library says that a disk is full
+            raise OSError(f"The milestone {path} cannot be written: {error}") from error
         finally:
             beside.unlink(missing_ok=True)
 

@@ -111,6 +111,7 @@ def check_task(task: Task) -> Data:
     for part in ("validation", "test"):
         _check_alike(data.train.inputs, getattr(data, part).inputs, part, label)
     _check_network(task, data, label)
+    _check_score(task, data, label)
     return data
 
 
@@ -173,9 +174,28 @@ def _check_width(task: Task, few: Split, width: int, label: str) -> None:
         record(network, task.loss, few.inputs, few.targets)
     except TrainingError as error:
         raise TaskError(f"{label}: before any training, {error}") from error
-    score = _attempt(f"{label}: score failed", lambda: float(task.score(outputs.detach(), few.targets)))
+
+
+def _check_score(task: Task, data: Data, label: str) -> None:
+    """All losses and the validation score of the smallest network: what a few samples do not show."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        network = task.model(task.widths[0])
+        network.train()
+        few = data.train.inputs[:64]
+        if len(few) > 1:
+            _attempt(f"{label}: the forward pass in training mode failed", partial(network, few))
+        network.eval()
+        for part, split in (("training", data.train), ("validation", data.validation)):
+            what = f"{label}: the {part} data failed in"
+            outputs = _attempt(f"{what} the forward pass", partial(_outputs, network, split))
+            _attempt(f"{what} the loss", partial(task.loss, outputs, split.targets))
+    score = _attempt(f"{label}: score failed", lambda: float(task.score(outputs, data.validation.targets)))
     if not math.isfinite(score):
-        raise TaskError(f"{label}: score returned {score} for 2 samples: it must return a finite number.")
+        raise TaskError(f"{label}: score returned {score} for the validation data: it must return a finite number.")
+
+
+def _outputs(network: nn.Module, split: Split) -> Tensor:
+    return torch.cat([network(inputs) for inputs in split.inputs.split(1024)])
 
 
 def _attempt(what: str, call: Callable[[], T]) -> T:

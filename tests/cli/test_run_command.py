@@ -96,7 +96,7 @@ from own import Own
 class Failing(Own):
     def loss(self, outputs, targets):
         losses = super().loss(outputs, targets)
-        return losses * float("nan") if len(outputs) > 2 else losses
+        return losses * float("nan") if len(outputs) > 2 and outputs.requires_grad else losses
 """
 
 

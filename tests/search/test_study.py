@@ -115,7 +115,7 @@ class Interrupted(Dots):
         self.batches = batches
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        self.batches -= len(outputs) > 2  # a check of the task passes two samples
+        self.batches -= len(outputs) > 2 and outputs.requires_grad  # not the checks of the task
         if self.batches == 0:
             raise KeyboardInterrupt
         return super().loss(outputs, targets)
@@ -418,3 +418,14 @@ def test_a_tracking_store_that_cannot_be_opened_stops_archiving_before_it_begins
     assert len(Study.load("dots", home).finished()) == 2
     assert len(list(home.study("dots").folder.rglob("*.safetensors"))) == 2
     assert Tracker(home, "dots").recorded() == {0, 1}
+
+
+def test_a_study_trains_no_other_task(home: Home) -> None:
+    study = Study.create(Dots(), home=home)
+
+    class Other(Dots):
+        name = "other"
+
+    with pytest.raises(StudyError, match=r"is of another task \(task: dots, not other\)"):
+        study.run(Other(), 1)
+    assert study.finished() == []

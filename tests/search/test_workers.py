@@ -29,7 +29,7 @@ class Watched(Dots):
         self.folder = folder
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if len(outputs) > 2:
+        if len(outputs) > 2 and outputs.requires_grad:
             (self.folder / str(os.getpid())).touch()
             self._die_once()
         return super().loss(outputs, targets)

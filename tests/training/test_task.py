@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from tiny_tasks import Bowl, NegatedBowl, Rings, config
 from torch import Tensor, nn
 
@@ -158,7 +159,10 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     ),
     "score raises": (lambda: broken(score=raising(KeyError("k"))), r"score failed: KeyError: 'k'"),
     "score is no number": (lambda: broken(score=lambda self, outputs, targets: "good"), r"score failed: ValueError"),
-    "score is NaN": (lambda: broken(score=lambda self, o, t: NAN), r"score returned nan for 2 samples: .*finite"),
+    "score is NaN": (
+        lambda: broken(score=lambda self, o, t: NAN),
+        r"score returned nan for the validation data: .*finite",
+    ),
     "score is infinite": (lambda: broken(score=lambda self, o, t: INFINITE), r"score returned inf"),
 }
 
@@ -214,3 +218,53 @@ def test_classification_has_the_usual_loss_and_accuracy() -> None:
     assert task.loss(logits, targets).tolist() == pytest.approx(expected)
     assert task.score(logits, targets) == 0.5
     assert (task.metric, task.direction) == ("accuracy", "maximize")
+
+
+class OneClassFirst(ClassificationTask):
+    """A score that needs both classes, and data whose first rows have only one."""
+
+    name = "one_class_first"
+    metric = "auc"
+    widths = (1, 2)
+
+    def data(self) -> Data:
+        x = torch.arange(20.0).unsqueeze(1) / 20
+        return Data(*(Split(x, (x[:, 0] > 0.4).long()) for _ in range(3)))
+
+    def model(self, width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 2))
+
+    def score(self, outputs: Tensor, targets: Tensor) -> float:
+        return float(roc_auc_score(targets, outputs[:, 1]))
+
+
+def test_a_score_that_needs_many_samples_gets_them() -> None:
+    assert len(check_task(OneClassFirst()).train.inputs) == 20
+
+
+def test_a_label_out_of_range_is_found_wherever_it_is() -> None:
+    class OutOfRange(OneClassFirst):
+        def data(self) -> Data:
+            data = super().data()
+            data.validation.targets[-1] = 2
+            return data
+
+    with pytest.raises(
+        TaskError, match=r"the validation data failed in the loss: IndexError: Target 2 is out of bounds"
+    ):
+        check_task(OutOfRange())
+
+
+def test_a_network_that_fails_in_training_mode_only_is_refused() -> None:
+    class Moody(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                raise ArithmeticError("not today")
+            return x
+
+    class InTraining(OneClassFirst):
+        def model(self, width: int) -> nn.Module:
+            return nn.Sequential(super().model(width), Moody())
+
+    with pytest.raises(TaskError, match=r"the forward pass in training mode failed: ArithmeticError: not today"):
+        check_task(InTraining())
