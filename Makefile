@@ -29,4 +29,4 @@ test: install
 	$(BIN)/pytest --numprocesses 2 --cov --cov-report term
 
 clean:
-	rm -rf .venv build export *.egg-info
+	rm -rf .venv build *.egg-info

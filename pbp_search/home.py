@@ -11,6 +11,7 @@ mlruns/
 
 import os
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,18 @@ class StudyFolder:
     def milestone(self, trial: int) -> Path:
         """The file of a trial's milestone."""
         return self.folder / "milestones" / f"trial-{trial:05d}.safetensors"
+
+    def identify(self) -> str:
+        """Give the folder a new random identity, which its study remembers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        identity = uuid.uuid4().hex
+        (self.folder / "identity").write_text(identity)
+        return identity
+
+    def identity(self) -> str | None:
+        """The folder's identity, if it has one."""
+        file = self.folder / "identity"
+        return file.read_text() if file.is_file() else None
 
     def claim_lock(self) -> FileLock:
         """Held while a worker decides what to train next."""

@@ -16,6 +16,9 @@ from torch import Tensor
 
 # A standard deviation below this multiple of the type's precision, relative to the largest value, is rounding.
 _ROUNDING = 32.0
+# With fewer records than this many times the unknowns, plain least squares fits noise: the residual of other records
+# grows to several times their errors (5.8 times at 42 records of 40 inputs).
+_PLENTY = 2
 # Directions with less than this share of the variance are left alone instead of being blown up: single precision cannot
 # tell them from constant (dead pixels, a dendrite that is linear in x or says the same as another).
 _WEAK = 1e-10
@@ -54,8 +57,8 @@ class Projection:
 
     Channel i has its own fit: its neuron sees all inputs x, but only its own dendrites' activations. The fit is done
     in two steps (Frisch, Waugh and Lovell): [1, x], which all channels share, is taken out of E and of a_e; what is
-    left of a_e is then taken out of E, channel by channel. With no more records than unknowns plain least squares
-    would leave nothing of E, so a ridge of the mean squared singular value takes its place.
+    left of a_e is then taken out of E, channel by channel. With few records for the unknowns plain least squares fits
+    noise, so a ridge of the mean squared singular value takes its place.
 
     Args:
         inputs: x, shape (R, inputs).
@@ -65,7 +68,7 @@ class Projection:
 
     def __init__(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> None:
         records, channels = errors.shape
-        few = records <= 1 + inputs.shape[1] + len(activations)
+        few = records <= _PLENTY * (1 + inputs.shape[1] + len(activations))
         self._channels = channels
         self._inputs = _Standard(inputs)
         self._activations = [_Standard(activation) for activation in activations]

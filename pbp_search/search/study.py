@@ -6,11 +6,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal
 
+import cloudpickle
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
-from pbp_search.errors import SettingsError, StudyError
+from pbp_search.errors import SettingsError, StudyError, TaskError
 from pbp_search.front import Front
 from pbp_search.home import Home, check_name
 from pbp_search.search.rungs import FAILURE, MILESTONE, Rung, front_of, rungs_of, trials_of
@@ -23,6 +24,7 @@ from pbp_search.tracking import Tracker
 from pbp_search.training import Checkpoint, Direction, Task, check_task
 
 _DEFINITION = "pbp_search"
+_FOLDER = "folder"
 
 
 class Definition(Settings):
@@ -131,6 +133,7 @@ class Study:
                 with warnings.catch_warnings():  # names for the dashboard; experimental in Optuna
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names([task.metric, "log10_parameters"])
+                study.set_user_attr(_FOLDER, home.study(name).identify())
                 study.set_user_attr(_DEFINITION, _define(task, space, seed or 0).to_dict())
         created = cls(study, home, storage)
         wanted = _define(task, space, created.definition.seed if seed is None else seed)
@@ -178,6 +181,12 @@ class Study:
                 f"trials ({trials}), workers ({workers}) and timeout ({timeout}) must be greater than 0."
             )
         deadline = None if timeout is None else time.time() + timeout
+        folder = self.home.study(self.name)
+        if self._optuna.user_attrs.get(_FOLDER) != folder.identity():
+            raise StudyError(
+                f"The milestones of the study {self.name!r} are not in {folder.folder}: "
+                "name the folder that the study was made in with --home."
+            )
         check_task(task)
         difference = self.definition.difference(_define(task, self.definition.space, self.definition.seed))
         if difference:
@@ -193,6 +202,8 @@ class Study:
             space=self.definition.space,
             seed=self.definition.seed,
         )
+        if workers > 1:
+            _check_sendable(setup)
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
         try:
             self._record_missing(tracker)
@@ -274,6 +285,16 @@ class Study:
         folder = self.home.study(self.name)
         ours = [trial for trial in self.finished() if MILESTONE in trial.user_attrs or FAILURE in trial.user_attrs]
         tracker.synchronise(record_of(trial, folder) for trial in ours if trial.number not in recorded)
+
+
+def _check_sendable(setup: Setup) -> None:
+    try:
+        cloudpickle.dumps(setup)
+    except Exception as error:  # whatever the task holds decides what is raised
+        raise TaskError(
+            f"The task {type(setup.task).__name__} cannot be sent to worker processes "
+            f"({type(error).__name__}: {error}): use one worker, or make what it holds in data() and model()."
+        ) from error
 
 
 def _define(task: Task, space: SearchSpace | None, seed: int) -> Definition:

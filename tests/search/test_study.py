@@ -1,5 +1,6 @@
 import math
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -429,3 +430,25 @@ def test_a_study_trains_no_other_task(home: Home) -> None:
     with pytest.raises(StudyError, match=r"is of another task \(task: dots, not other\)"):
         study.run(Other(), 1)
     assert study.finished() == []
+
+
+def test_a_study_goes_on_only_in_the_folder_of_its_milestones(home: Home, tmp_path: Path) -> None:
+    study = quick_study(home)
+    study.run(Dots(), 1)
+    elsewhere = Study.create(
+        Dots(), home=Home.at(tmp_path / "elsewhere"), space=quick_space(), seed=8, storage=home.storage_url
+    )
+    with pytest.raises(StudyError, match=r"The milestones of the study 'dots' are not in .*elsewhere"):
+        elsewhere.run(Dots(), 2)
+    assert len(study.finished()) == 1
+    moved = home.folder.rename(tmp_path / "moved")
+    assert len(Study.load("dots", Home.at(moved)).rungs()) == 1
+
+
+def test_a_task_that_cannot_be_sent_to_workers_is_refused(home: Home) -> None:
+    class Locked(Dots):
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+    with pytest.raises(TaskError, match=r"Locked cannot be sent to worker processes .*use one worker"):
+        quick_study(home).run(Locked(), 2, workers=2)
