@@ -5,6 +5,7 @@ mlruns/
   mlflow.db               MLflow's tracking store: the record people look at
   artifacts/              MLflow's artifacts
   studies/NAME/           one folder a study
+    identity              tells which study's folder this is, wherever its storage lies
     milestones/           a file for each finished trial
     locks/                held while a trial is being trained
 """

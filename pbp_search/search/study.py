@@ -6,12 +6,11 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal
 
-import cloudpickle
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
-from pbp_search.errors import SettingsError, StudyError, TaskError
+from pbp_search.errors import SettingsError, StudyError
 from pbp_search.front import Front
 from pbp_search.home import Home, check_name
 from pbp_search.search.rungs import FAILURE, MILESTONE, Rung, front_of, rungs_of, trials_of
@@ -20,6 +19,7 @@ from pbp_search.search.storage import open_storage
 from pbp_search.search.worker import Outcome, Setup, record_of
 from pbp_search.search.workers import run_workers
 from pbp_search.settings import Settings
+from pbp_search.tasks import check_sendable
 from pbp_search.tracking import Tracker
 from pbp_search.training import Checkpoint, Direction, Task, check_task
 
@@ -203,7 +203,7 @@ class Study:
             seed=self.definition.seed,
         )
         if workers > 1:
-            _check_sendable(setup)
+            check_sendable(task)
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
         try:
             self._record_missing(tracker)
@@ -285,16 +285,6 @@ class Study:
         folder = self.home.study(self.name)
         ours = [trial for trial in self.finished() if MILESTONE in trial.user_attrs or FAILURE in trial.user_attrs]
         tracker.synchronise(record_of(trial, folder) for trial in ours if trial.number not in recorded)
-
-
-def _check_sendable(setup: Setup) -> None:
-    try:
-        cloudpickle.dumps(setup)
-    except Exception as error:  # whatever the task holds decides what is raised
-        raise TaskError(
-            f"The task {type(setup.task).__name__} cannot be sent to worker processes "
-            f"({type(error).__name__}: {error}): use one worker, or make what it holds in data() and model()."
-        ) from error
 
 
 def _define(task: Task, space: SearchSpace | None, seed: int) -> Definition:

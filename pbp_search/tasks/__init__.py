@@ -44,6 +44,21 @@ def built_in_name(task_name: str) -> str | None:
     return task_name if task_name in BUILT_IN else None
 
 
+def check_sendable(task: Task) -> None:
+    """Make sure that a task can be sent to worker processes.
+
+    Raises:
+        TaskError: It holds something that cannot be, such as a lock or an open file.
+    """
+    try:
+        cloudpickle.dumps(task)
+    except Exception as error:  # whatever the task holds decides what is raised
+        raise TaskError(
+            f"The task {type(task).__name__} cannot be sent to worker processes ({type(error).__name__}: {error}): "
+            "use one worker, or make what it holds in data() and model()."
+        ) from error
+
+
 def _load_class(file: Path, attribute: str) -> type:
     if not file.is_file():
         raise InputError(f"There is no task file {file}.")
