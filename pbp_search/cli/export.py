@@ -1,6 +1,7 @@
 """``pbp-search export``: the best network of a study as a file that runs elsewhere."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -58,11 +59,11 @@ def export(
     click.echo(describe_export(exported.card, trial, str(exported.file)))
 
 
-def describe_export(card: dict[str, object], trial: int, file: str) -> str:
+def describe_export(card: dict[str, Any], trial: int, file: str) -> str:
     """The lines that tell what was exported."""
     return "\n".join(
         [
-            f"Exported trial {trial}: width {card['config']['width']}, {card['dendrites']} dendrites, "  # type: ignore[index]
+            f"Exported trial {trial}: width {card['config']['width']}, {card['dendrites']} dendrites, "
             f"{card['parameters']:,} parameters, {card['file_bytes']:,} bytes",
             f"  {card['metric']}: validation {card['validation_score']:.4f}, test {card['test_score']:.4f} "
             "(test by the exported file)",

@@ -17,7 +17,7 @@ from torch import Tensor
 # A standard deviation below this multiple of the type's precision, relative to the largest value, is rounding.
 _ROUNDING = 32.0
 # With fewer records than this many times the unknowns, plain least squares fits noise: the residual of other records
-# grows to several times their errors (5.8 times at 42 records of 40 inputs).
+# grows beyond their errors.
 _PLENTY = 2
 # Directions with less than this share of the variance are left alone instead of being blown up: single precision cannot
 # tell them from constant (dead pixels, a dendrite that is linear in x or says the same as another).
