@@ -4,10 +4,10 @@ mlruns/
   optuna.db               Optuna's storage: the truth about studies and trials
   mlflow.db               MLflow's tracking store: the record people look at
   artifacts/              MLflow's artifacts
-  studies/NAME/           one folder a study
-    identity              tells which study's folder this is, wherever its storage lies
+  studies/NAME-1a2b3c4d/  one folder a study; its own name stays when the study is renamed
     milestones/           a file for each finished trial
     locks/                held while a trial is being trained
+    front/                the front as CSV, JSON, HTML and PNG
 """
 
 import os
@@ -41,16 +41,7 @@ class Home:
         Raises:
             InputError: It cannot be made or written to.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".writable.{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise InputError(
-                f"The folder {self.folder} cannot be written to ({error.strerror}): "
-                "name another one with --home, or run the command elsewhere."
-            ) from None
+        _make_writable(self.folder)
         return self
 
     @property
@@ -68,40 +59,50 @@ class Home:
         """Where MLflow's artifacts lie."""
         return self.folder / "artifacts"
 
-    def opening_lock(self) -> FileLock:
-        """Held while a store may be created: two processes that create one at once corrupt it."""
-        return FileLock(self.folder / "opening.lock")
+    def creation_lock(self) -> FileLock:
+        """Held while a store or a study may be created: two processes that create a store at once corrupt it."""
+        return FileLock(self.folder / "creation.lock")
 
-    def study(self, name: str) -> "StudyFolder":
-        """The folder of a study.
-
-        Raises:
-            InputError: The name cannot be a folder's.
-        """
-        return StudyFolder(self.folder / "studies" / check_name(name))
+    def new_study(self, name: str) -> "StudyFolder":
+        """A folder for a new study, by an identity that no other study has."""
+        return StudyFolder(self, f"{name[:80]}-{uuid.uuid4().hex[:8]}")
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Paths below the folder of one study."""
+    """Paths below the folder of one study.
 
-    folder: Path
+    Attributes:
+        home: The home that it lies in.
+        identity: Its name in the home. Names the study in MLflow too, wherever the study is renamed to.
+    """
+
+    home: Home
+    identity: str
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.home.folder / "studies" / self.identity
+
+    def create(self) -> "StudyFolder":
+        """Make the folder, with those inside that are written to later.
+
+        Raises:
+            InputError: It cannot be made or written to.
+        """
+        for folder in (self.path, self.path / "milestones", self.path / "locks"):
+            _make_writable(folder)
+        return self
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the artifacts of the study's MLflow runs lie."""
+        return self.home.artifacts / self.identity
 
     def milestone(self, trial: int) -> Path:
         """The file of a trial's milestone."""
-        return self.folder / "milestones" / f"trial-{trial:05d}.safetensors"
-
-    def identify(self) -> str:
-        """Give the folder a new random identity, which its study remembers."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        identity = uuid.uuid4().hex
-        (self.folder / "identity").write_text(identity)
-        return identity
-
-    def identity(self) -> str | None:
-        """The folder's identity, if it has one."""
-        file = self.folder / "identity"
-        return file.read_text() if file.is_file() else None
+        return self.path / "milestones" / f"trial-{trial:05d}.safetensors"
 
     def claim_lock(self) -> FileLock:
         """Held while a worker decides what to train next."""
@@ -116,9 +117,20 @@ class StudyFolder:
         return self._lock(f"trial-{trial:05d}")
 
     def _lock(self, name: str) -> FileLock:
-        folder = self.folder / "locks"
+        return FileLock(self.path / "locks" / f"{name}.lock")
+
+
+def _make_writable(folder: Path) -> None:
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / f"{name}.lock")
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder} cannot be written to ({error.strerror}): "
+            "name another home with --home, or run the command elsewhere."
+        ) from None
 
 
 def _sqlite_url(file: Path) -> str:

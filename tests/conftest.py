@@ -5,7 +5,6 @@ import logging
 import multiprocessing
 import shutil
 import sqlite3
-import sys
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import optuna
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 for library in ("mlflow", "alembic"):
@@ -32,11 +30,11 @@ def empty_home(tmp_path: Path) -> Home:
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both stores, open for the first time: that takes most of the time of a small test."""
     from pbp_search.search.storage import open_storage
-    from pbp_search.tracking import Tracker
+    from pbp_search.tracking import check_store
 
     home = Home.at(tmp_path_factory.mktemp("stores") / "home")
     open_storage(home).engine.dispose()
-    Tracker(home, "unused")
+    check_store(home)
     for name in ("optuna.db", "mlflow.db"):
         # What has been written moves from the write-ahead log into the file: the file alone can be copied.
         with contextlib.closing(sqlite3.connect(home.folder / name)) as connection:
@@ -56,6 +54,13 @@ def processes() -> ForkServerContext:
     """Starts processes that share nothing with this one, but have the libraries loaded: they start at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "optuna", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "pbp_search.report", "quick_studies"]
+        [
+            "torch",
+            "optuna",
+            "mlflow",
+            "mlflow.store.tracking.sqlalchemy_store",
+            "pbp_search.report",
+            "tests.quick_studies",
+        ]
     )
     return context

@@ -8,11 +8,14 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor, nn
 
+from pbp_search.home import Home
 from pbp_search.search import SearchSpace, Study
+from pbp_search.tracking import Tracker
 from pbp_search.training import (
     Checkpoint,
     CycleSchedule,
     Data,
+    Direction,
     Fixed,
     Milestone,
     Split,
@@ -33,7 +36,7 @@ class Dots:
 
     name = "dots"
     metric = "fit"
-    direction = "maximize"
+    direction: Direction = "maximize"
     widths = (1, 4)
 
     def data(self) -> Data:
@@ -55,7 +58,7 @@ class Valley:
 
     name = "valley"
     metric = "error"
-    direction = "minimize"
+    direction: Direction = "minimize"
     widths = (1, 4)
 
     def data(self) -> Data:
@@ -136,6 +139,11 @@ def other_trial(number: int, state: TrialState, parent: int | None = None) -> Fr
     trial = optuna.trial.create_trial(state=state, user_attrs=attributes)
     trial.number = number
     return trial
+
+
+def recorded(home: Home, name: str, uri: str | None = None) -> set[int]:
+    """The trials of a study that are in MLflow."""
+    return Tracker(Study.load(name, home).folder, name, uri).recorded()
 
 
 def fill(study: Study, milestones: Sequence[Milestone]) -> Study:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbp_search.errors import InputError
-from pbp_search.home import Home, check_name
+from pbp_search.home import Home, StudyFolder, check_name
 
 ALLOWED = string.ascii_letters + string.digits
 
@@ -20,28 +20,27 @@ def test_names_of_studies(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "../x", "a/b", "x" * 101, ".hidden", "..", "-x", "_x", "a b", "a\n", "\x00", "ä", "a\\b", "a:b", "~"]
 )
-def test_names_that_no_study_can_have(name: str, tmp_path: Path) -> None:
+def test_names_that_no_study_can_have(name: str) -> None:
     with pytest.raises(InputError) as caught:
         check_name(name)
     assert str(caught.value) == (
         f"The study name {name!r} is not allowed: use up to 100 letters, digits, '.', '_' and '-', "
         "and begin with a letter or digit."
     )
-    with pytest.raises(InputError):
-        Home.at(tmp_path).study(name)
-    assert not list(tmp_path.iterdir())
 
 
 @given(st.text(min_size=1, max_size=110))
 def test_a_study_is_always_a_folder_of_the_home(name: str) -> None:
     home = Home.at("somewhere")
     try:
-        folder = home.study(name).folder
+        folder = home.new_study(check_name(name))
     except InputError:
         assert len(name) > 100 or name[0] not in ALLOWED or set(name) - set(ALLOWED + "._-")
     else:
-        assert folder.parent == home.folder / "studies"
-        assert folder.name == name
+        assert folder.path.parent == home.folder / "studies"
+        assert folder.path.name == folder.identity
+        assert folder.identity.startswith(name[:80] + "-")
+        assert folder != home.new_study(name)
 
 
 def test_building_a_home_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +50,9 @@ def test_building_a_home_touches_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert home.storage_url == f"sqlite:///{tmp_path}/runs/here/optuna.db"
     assert home.tracking_uri == f"sqlite:///{tmp_path}/runs/here/mlflow.db"
     assert home.artifacts == tmp_path / "runs" / "here" / "artifacts"
-    assert home.study("a").milestone(3) == home.folder / "studies" / "a" / "milestones" / "trial-00003.safetensors"
+    assert (
+        StudyFolder(home, "a").milestone(3) == home.folder / "studies" / "a" / "milestones" / "trial-00003.safetensors"
+    )
     monkeypatch.chdir("/")
     assert home.folder == tmp_path / "runs" / "here"
     assert not list(tmp_path.iterdir())
@@ -70,7 +71,7 @@ def test_a_home_below_a_file_is_bad_input(tmp_path: Path) -> None:
     file.write_text("kept")
     for folder in (file, file / "below"):
         with pytest.raises(
-            InputError, match=r"The folder .* cannot be written to \(.+\): name another one with --home"
+            InputError, match=r"The folder .* cannot be written to \(.+\): name another home with --home"
         ):
             Home.at(folder).create()
     assert file.read_text() == "kept"
@@ -78,8 +79,8 @@ def test_a_home_below_a_file_is_bad_input(tmp_path: Path) -> None:
 
 def test_locks_are_held_once(tmp_path: Path) -> None:
     home = Home.at(tmp_path)
-    study = home.study("a")
-    for make in (study.claim_lock, study.tracking_lock, lambda: study.trial_lock(1), home.opening_lock):
+    study = StudyFolder(home, "a").create()
+    for make in (study.claim_lock, study.tracking_lock, lambda: study.trial_lock(1), home.creation_lock):
         with make(), pytest.raises(Timeout):
             make().acquire(timeout=0)
         with make().acquire(timeout=0):
@@ -87,7 +88,7 @@ def test_locks_are_held_once(tmp_path: Path) -> None:
 
 
 def test_locks_of_trials_and_studies_are_their_own(tmp_path: Path) -> None:
-    one, other = Home.at(tmp_path).study("a"), Home.at(tmp_path).study("b")
+    one, other = (StudyFolder(Home.at(tmp_path), name).create() for name in "ab")
     with (
         one.trial_lock(1).acquire(timeout=0),
         one.trial_lock(2).acquire(timeout=0),

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pbp_search.cli.options import stores
+from pbp_search.cli import options
 
 
 @click.command()
@@ -15,7 +15,8 @@ from pbp_search.cli.options import stores
 @click.option("--task", metavar="FILE:CLASS", help="The study's task, if it is not a built-in one.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an exported network in the folder.")
-@stores
+@options.home
+@options.storage
 def export(
     study: str,
     max_params: int | None,

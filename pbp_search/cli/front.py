@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pbp_search.cli.options import stores
+from pbp_search.cli import options
 
 
 @click.command()
@@ -12,7 +12,8 @@ from pbp_search.cli.options import stores
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True, help="How."
 )
-@stores
+@options.home
+@options.storage
 def front(study: str, form: str, home: Path, storage: str | None) -> None:
     """Print the front of STUDY: the networks that no other one beats in score and size."""
     from pbp_search.cli.tables import print_table
@@ -28,7 +29,8 @@ def front(study: str, form: str, home: Path, storage: str | None) -> None:
 
 
 @click.command()
-@stores
+@options.home
+@options.storage
 def studies(home: Path, storage: str | None) -> None:
     """List the studies."""
     from rich import box

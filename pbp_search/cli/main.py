@@ -28,18 +28,22 @@ cli.add_command(export)
 cli.add_command(ui)
 
 
-def main() -> NoReturn:
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM. Not a SystemExit: a user's own code that ends the program is not a request to end it."""
+
+
+def main(command: click.Command = cli) -> NoReturn:
     """Run a command. Bad input is one sentence and exit code 2, a failure while running exit code 1."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run())
+    sys.exit(_run(command))
 
 
-def _run() -> int:
+def _run(command: click.Command = cli) -> int:
     try:
-        result = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        return 130
+        result = command.main(standalone_mode=False)
+    except click.exceptions.Abort as error:
+        return 143 if isinstance(error.__cause__, _Terminated) else 130
     except click.ClickException as error:
         error.show()
         return 2
@@ -49,8 +53,6 @@ def _run() -> int:
         return _fail(error, 1)
     except OSError as error:
         return _fail(error, 1)
-    except KeyboardInterrupt:
-        return 130
     except Exception as error:
         if _of_a_store(error):
             return _fail(PbpSearchError(f"A store failed: {_first_line(error)}. The same command goes on."), 1)
@@ -80,4 +82,4 @@ def _fail(error: Exception, code: int) -> int:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + signum)
+    raise _Terminated

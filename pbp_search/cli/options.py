@@ -1,13 +1,10 @@
 """Options that several commands share."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -25,20 +22,16 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * _UNITS[match[2]]
 
 
-def stores(command: F) -> F:
-    """``--home`` and ``--storage``: where studies are."""
-    command = click.option(
-        "--storage", metavar="URL", help="Optuna's storage as a database URL.  [default: an SQLite file in the home]"
-    )(command)
-    return click.option(
-        "--home",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("mlruns"),
-        show_default=True,
-        help="The folder that holds the studies' state.",
-    )(command)
-
-
+home = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("mlruns"),
+    show_default=True,
+    help="The folder that holds the studies' state.",
+)
+storage = click.option(
+    "--storage", metavar="URL", help="Optuna's storage as a database URL.  [default: an SQLite file in the home]"
+)
 tracking_uri = click.option(
     "--tracking-uri", metavar="URI", help="MLflow's tracking store.  [default: an SQLite file in the home]"
 )

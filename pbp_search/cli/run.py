@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pbp_search.cli.options import Duration, stores, tracking_uri
+from pbp_search.cli import options
 
 
 @click.command()
@@ -17,12 +17,13 @@ from pbp_search.cli.options import Duration, stores, tracking_uri
     show_default=True,
     help="Finished trials to reach in all, those of earlier runs included.",
 )
-@click.option("--timeout", type=Duration(), help="Start no trial after this time: 90s, 10m, 2h.")
+@click.option("--timeout", type=options.Duration(), help="Start no trial after this time: 90s, 10m, 2h.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train.")
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Keys all random streams.  [default: 0]")
 @click.option("--fresh", is_flag=True, help="Start anew; keep the old study under a dated name.")
-@stores
-@tracking_uri
+@options.home
+@options.storage
+@options.tracking_uri
 def run(
     task: str,
     name: str | None,

@@ -21,6 +21,7 @@ def quiet_libraries() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each retry
 
 
 def run_and_show(
@@ -66,7 +67,7 @@ def ui_command(study: Study, tracking_uri: str | None = None) -> str:
     if tracking_uri is not None:
         return "pbp-search ui --tracking-uri URI, with this command's URI"
     # Beside this interpreter, so that the command works where the environment is not activated.
-    return shlex.join([sys.executable, "-m", "pbp_search", "ui", "--home", str(study.home.folder)])
+    return shlex.join([sys.executable, "-m", "pbp_search", "ui", "--home", str(study.folder.home.folder)])
 
 
 def _run(study: Study, task: Task, trials: int, timeout: float | None, workers: int, tracking_uri: str | None) -> None:

@@ -8,29 +8,27 @@ from pathlib import Path
 
 import click
 
+from pbp_search.cli import options
+
 _HOST = "127.0.0.1"
 
 
 @click.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@click.option(
-    "--home",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("mlruns"),
-    show_default=True,
-    help="The folder that holds the studies' state.",
-)
-@click.option(
-    "--tracking-uri", metavar="URI", help="MLflow's store as a database URL.  [default: an SQLite file in the home]"
-)
+@options.home
+@options.tracking_uri
 def ui(port: int, home: Path, tracking_uri: str | None) -> int:
     """Open the MLflow UI on this machine only (loopback). Ctrl-C ends it."""
     from pbp_search.errors import InputError, StorageError
     from pbp_search.home import Home
+    from pbp_search.tracking import check_store, is_server
 
     place = Home.at(home)
     if tracking_uri is None and not (place.folder / "mlflow.db").is_file():
         raise StorageError(f"There is no tracking store in {place.folder}: name the folder of the studies with --home.")
+    if tracking_uri is not None and is_server(tracking_uri):
+        raise InputError("An MLflow server shows its own UI: open its address in a browser.")
+    check_store(place, tracking_uri)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -137,7 +137,8 @@ def _difference(network: nn.Module, file: Path, inputs: Tensor) -> float:
 @contextlib.contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
     """A new folder whose files move into the wanted one when all went well, and vanish otherwise."""
-    beside = folder.absolute().parent / f".{folder.name}.{os.getpid()}"
+    # Inside the wanted one if it is there: it may be a file system of its own, and files cannot be renamed across.
+    beside = (folder if folder.is_dir() else folder.absolute().parent) / f".{folder.name}.{os.getpid()}"
     try:
         try:
             beside.mkdir(parents=True)

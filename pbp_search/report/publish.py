@@ -64,7 +64,7 @@ def publish_front(study: Study, tracking_uri: str | None = None) -> Path:
     Returns:
         The folder of the files.
     """
-    folder = study.home.study(study.name).folder / "front"
+    folder = study.folder.path / "front"
     write_front(study, folder)
-    Tracker(study.home, study.name, tracking_uri).log_files(folder)
+    Tracker(study.folder, study.name, tracking_uri).log_files(folder)
     return folder

@@ -1,6 +1,7 @@
 """Opening Optuna's storage: locked while it may be created, and never somebody else's database."""
 
 import optuna
+import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 
 from pbp_search.databases import Database
@@ -28,7 +29,14 @@ def open_storage(home: Home, url: str | None = None, create: bool = True) -> opt
         raise StorageError(f"There is no study storage {file}: name the folder of the studies with --home.")
     arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if file is not None else {"pool_pre_ping": True}
     try:
-        with database.opening(home.create().opening_lock(), {"studies", "trials", "version_info"}):
+        with database.opening(home.create().creation_lock(), {"studies", "trials", "version_info"}):
             return optuna.storages.RDBStorage(database.secret_url, engine_kwargs=arguments)
     except (ImportError, SQLAlchemyError, OSError, RuntimeError) as error:
         raise database.error(error) from None
+
+
+def rename_study(storage: optuna.storages.RDBStorage, name: str, new_name: str) -> None:
+    """Rename a study in one transaction: Optuna itself can only copy and delete."""
+    statement = sqlalchemy.text("UPDATE studies SET study_name = :new_name WHERE study_name = :name")
+    with storage.engine.begin() as connection:
+        connection.execute(statement, {"name": name, "new_name": new_name})

@@ -12,10 +12,10 @@ from pydantic import Field
 
 from pbp_search.errors import SettingsError, StudyError
 from pbp_search.front import Front
-from pbp_search.home import Home, check_name
+from pbp_search.home import Home, StudyFolder, check_name
 from pbp_search.search.rungs import FAILURE, MILESTONE, Rung, front_of, rungs_of, trials_of
 from pbp_search.search.space import SearchSpace
-from pbp_search.search.storage import open_storage
+from pbp_search.search.storage import open_storage, rename_study
 from pbp_search.search.worker import Outcome, Setup, record_of
 from pbp_search.search.workers import run_workers
 from pbp_search.settings import Settings
@@ -65,19 +65,17 @@ class Study:
 
     Attributes:
         name: Its name.
-        home: The folder that holds its state.
+        folder: Holds its milestones and front.
         definition: What it searches.
     """
 
     def __init__(self, study: optuna.Study, home: Home, storage: str | None) -> None:
-        definition = study.user_attrs.get(_DEFINITION)
-        if definition is None:
-            raise StudyError(
-                f"The study {study.study_name!r} was not made by pbp-search: choose another name with --study."
-            )
+        attributes = study.user_attrs
+        if _DEFINITION not in attributes:
+            raise StudyError(f"The study {study.study_name!r} was not made by pbp-search: choose another name.")
         self.name = study.study_name
-        self.home = home
-        self.definition = Definition.from_dict(definition)
+        self.folder = StudyFolder(home, attributes[_FOLDER])
+        self.definition = Definition.from_dict(attributes[_DEFINITION])
         self._optuna = study
         self._storage = storage
 
@@ -123,7 +121,7 @@ class Study:
         name = check_name(task.name if name is None else name)
         home = home or Home.at("mlruns")
         opened = open_storage(home, storage)
-        with home.study(name).claim_lock():
+        with home.creation_lock():
             study = optuna.create_study(
                 study_name=name, storage=opened, directions=[task.direction, "minimize"], load_if_exists=True
             )
@@ -133,7 +131,7 @@ class Study:
                 with warnings.catch_warnings():  # names for the dashboard; experimental in Optuna
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names([task.metric, "log10_parameters"])
-                study.set_user_attr(_FOLDER, home.study(name).identify())
+                study.set_user_attr(_FOLDER, home.new_study(name).create().identity)
                 study.set_user_attr(_DEFINITION, _define(task, space, seed or 0).to_dict())
         created = cls(study, home, storage)
         wanted = _define(task, space, created.definition.seed if seed is None else seed)
@@ -181,20 +179,20 @@ class Study:
                 f"trials ({trials}), workers ({workers}) and timeout ({timeout}) must be greater than 0."
             )
         deadline = None if timeout is None else time.time() + timeout
-        folder = self.home.study(self.name)
-        if self._optuna.user_attrs.get(_FOLDER) != folder.identity():
+        if not self.folder.path.is_dir():
             raise StudyError(
-                f"The milestones of the study {self.name!r} are not in {folder.folder}: "
-                "name the folder that the study was made in with --home."
+                f"The milestones of the study {self.name!r} are not in {self.folder.path}: "
+                "name the home that the study was made in with --home."
             )
+        self.folder.create()
         check_task(task)
         difference = self.definition.difference(_define(task, self.definition.space, self.definition.seed))
         if difference:
             raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
-        tracker = Tracker(self.home, self.name, tracking_uri)
+        tracker = Tracker(self.folder, self.name, tracking_uri)
         tracker.begin(_flat(self.definition.to_dict()))
         setup = Setup(
-            home=self.home,
+            folder=self.folder,
             study=self.name,
             storage=self._storage,
             tracking_uri=tracking_uri,
@@ -245,7 +243,7 @@ class Study:
         Raises:
             CheckpointError: Its file is missing or damaged.
         """
-        return Checkpoint.load(self.home.study(self.name).milestone(trial))
+        return Checkpoint.load(self.folder.milestone(trial))
 
     def archive(self, tracking_uri: str | None = None) -> str:
         """Keep the study under a dated name, so that a new one can take its name.
@@ -256,35 +254,35 @@ class Study:
         Raises:
             StudyError: A worker is training one of its trials.
         """
-        tracker = Tracker(self.home, self.name, tracking_uri)
-        folder = self.home.study(self.name)
-        storage = self._optuna._storage
-        with folder.claim_lock():
+        storage = open_storage(self.folder.home, self._storage, create=False)
+        tracker = Tracker(self.folder.create(), self.name, tracking_uri)
+        with self.folder.claim_lock():
             for trial in trials_of(self._optuna):
                 if trial.state == TrialState.RUNNING:
-                    lock = folder.trial_lock(trial.number)
+                    lock = self.folder.trial_lock(trial.number)
                     try:
                         lock.acquire(timeout=0)
                     except TimeoutError:
                         raise StudyError(f"The study {self.name!r} is running (trial {trial.number}).") from None
                     lock.release()
             dated = self._dated_name(optuna.get_all_study_names(storage))
-            optuna.copy_study(from_study_name=self.name, from_storage=storage, to_storage=storage, to_study_name=dated)
-            folder.folder.rename(self.home.study(dated).folder)
-            optuna.delete_study(study_name=self.name, storage=storage)
+            # One transaction. The folder keeps its name, and MLflow's experiment is found by the folder's: a crash here
+            # leaves nothing in between.
+            rename_study(storage, self.name, dated)
             tracker.rename(dated)
         return dated
 
     def _dated_name(self, taken: list[str]) -> str:
         stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
         names = (f"{self.name[:80]}-{stamp}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100))))
-        return next(name for name in names if name not in taken and not self.home.study(name).folder.exists())
+        return next(name for name in names if name not in taken)
 
     def _record_missing(self, tracker: Tracker) -> None:
         recorded = tracker.recorded()
-        folder = self.home.study(self.name)
-        ours = [trial for trial in self.finished() if MILESTONE in trial.user_attrs or FAILURE in trial.user_attrs]
-        tracker.synchronise(record_of(trial, folder) for trial in ours if trial.number not in recorded)
+        for trial in self.finished():
+            ours = MILESTONE in trial.user_attrs or FAILURE in trial.user_attrs
+            if ours and trial.number not in recorded:
+                tracker.log_trial(record_of(trial, self.folder))
 
 
 def _define(task: Task, space: SearchSpace | None, seed: int) -> Definition:

@@ -18,14 +18,14 @@ from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.errors import CheckpointError, PbpSearchError, SettingsError, TrainingError
-from pbp_search.home import Home, StudyFolder
+from pbp_search.home import StudyFolder
 from pbp_search.search.promotion import next_promotion
 from pbp_search.search.rungs import FAILURE, MILESTONE, PARENT, trials_of
+from pbp_search.search.sampler import KeyedSampler
 from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.storage import open_storage
 from pbp_search.tracking import Tracker, TrialRecord
 from pbp_search.training import Checkpoint, EpochRecord, Milestone, Task, run_rung
-from pbp_search.training.streams import key
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _WAIT_SECONDS = 0.5
 class Setup:
     """What a worker process needs to take part in a study. Two are equal if they belong to the same call of ``run``."""
 
-    home: Home = field(compare=False)
+    folder: StudyFolder = field(compare=False)
     study: str = field(compare=False)
     storage: str | None = field(compare=False, repr=False)  # may hold a password
     tracking_uri: str | None = field(compare=False, repr=False)
@@ -69,10 +69,10 @@ class Worker:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._history: list[EpochRecord] = []
-        storage = open_storage(setup.home, setup.storage, create=False)
-        self._study = optuna.load_study(study_name=setup.study, storage=storage)
-        self._folder = setup.home.study(setup.study)
-        self._tracker = Tracker(setup.home, setup.study, setup.tracking_uri)
+        self._folder = setup.folder
+        storage = open_storage(setup.folder.home, setup.storage, create=False)
+        self._study = optuna.load_study(study_name=setup.study, storage=storage, sampler=KeyedSampler(setup.seed))
+        self._tracker = Tracker(setup.folder, setup.study, setup.tracking_uri)
         self._data = setup.task.data()
 
     def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
@@ -117,7 +117,6 @@ class Worker:
             waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
             if not waiting:
                 self._enqueue(trials)
-            self._seed_sampler(waiting[0].number if waiting else len(trials))
             asked = self._study.ask()
             lock = self._acquire(asked.number)
             if lock is None:
@@ -133,7 +132,6 @@ class Worker:
         return lock
 
     def _adopt(self, trial: FrozenTrial) -> optuna.Trial:
-        self._seed_sampler(trial.number)
         adopted = optuna.Trial(self._study, trial._trial_id)
         adopted.set_user_attr(_RESTARTS, trial.user_attrs.get(_RESTARTS, 0) + 1)
         return adopted
@@ -148,10 +146,6 @@ class Worker:
             {**promoted.params, "dendrites": promoted.milestone.dendrites + 1},
             user_attrs={PARENT: promoted.trial, _CONFIGURATION: root},
         )
-
-    def _seed_sampler(self, trial: int) -> None:
-        # Keyed by the trial: workers never draw the same points, and a continued study never repeats its first ones.
-        self._study.sampler = optuna.samplers.TPESampler(seed=key(self._setup.seed, "sampler", trial) % 2**32)
 
     def _run(self, trial: optuna.Trial) -> Outcome:
         self._history.clear()

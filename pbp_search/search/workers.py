@@ -14,9 +14,12 @@ import optuna
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from pbp_search.errors import TrainingError
 from pbp_search.search.worker import Outcome, Setup, Worker
 
 logger = logging.getLogger(__name__)
+
+_MOST_FRUITLESS = 5  # more than a trial's restarts: a trial that kills its workers fails, and the study goes on
 
 
 def run_workers(setup: Setup, trials: int, deadline: float | None, workers: int) -> Iterator[Outcome]:
@@ -31,11 +34,20 @@ def run_workers(setup: Setup, trials: int, deadline: float | None, workers: int)
     if workers == 1:
         yield from _here(setup, trials, deadline)
         return
+    fruitless = 0
     while True:
         try:
-            yield from _elsewhere(setup, trials, deadline, workers)
+            for outcome in _elsewhere(setup, trials, deadline, workers):
+                fruitless = 0
+                yield outcome
         except TerminatedWorkerError:
             # One killed worker takes its whole pool along. The others' trials are free again: go on in a new pool.
+            fruitless += 1
+            if fruitless > _MOST_FRUITLESS:
+                raise TrainingError(
+                    f"The workers were killed {fruitless} times without finishing a trial: is there memory for "
+                    f"{workers} of them? The same command with fewer --workers goes on."
+                ) from None
             logger.warning("A worker was killed: its trial is done again.")
         else:
             return

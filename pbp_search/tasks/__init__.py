@@ -60,7 +60,11 @@ def check_sendable(task: Task) -> None:
 
 
 def _load_class(file: Path, attribute: str) -> type:
-    if not file.is_file():
+    try:
+        found = file.is_file()
+    except OSError:  # a name that no file can have
+        found = False
+    if not found:
         raise InputError(f"There is no task file {file}.")
     name = f"pbp_search_task_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file.resolve())

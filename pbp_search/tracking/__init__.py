@@ -6,6 +6,6 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
-from pbp_search.tracking.tracker import Tracker, TrialRecord
+from pbp_search.tracking.tracker import Tracker, TrialRecord, check_store, is_server
 
-__all__ = ["Tracker", "TrialRecord"]
+__all__ = ["Tracker", "TrialRecord", "check_store", "is_server"]

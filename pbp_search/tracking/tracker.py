@@ -6,26 +6,27 @@ under a lock, so that each trial is recorded once; what a crash left half writte
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, Run
+from mlflow.entities import Experiment, Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pbp_search.databases import Database
 from pbp_search.errors import StorageError
-from pbp_search.home import Home
+from pbp_search.home import Home, StudyFolder
 from pbp_search.training import EpochRecord, Milestone
 
 _PARENT = "mlflow.parentRunId"
 _TRIAL = "pbp_search.trial"
-_STUDY = "pbp_search.study"  # marks the study's run
+_STUDY = "pbp_search.study"  # on the experiment and on the study's run: the identity of the study's folder
 _METRICS_A_BATCH = 1000
 _TAG_LENGTH = 5000
 
@@ -66,63 +67,51 @@ class Tracker:
     """The record of one study.
 
     Args:
-        home: Holds the default store and its artifacts.
-        study: The study's name, and that of its experiment.
+        folder: The study's; it names the study in the store, and its home holds the default store.
+        name: The study's name. Its experiment gets it too, if no other has it.
         uri: Another tracking store: a database URL, or the address of an MLflow server.
 
     Raises:
         StorageError: The store cannot be opened.
     """
 
-    def __init__(self, home: Home, study: str, uri: str | None = None) -> None:
-        self._study = study
-        self._home = home
-        self._lock = home.study(study).tracking_lock()
-        self._open(uri or home.tracking_uri)
-
-    def _open(self, uri: str) -> None:
-        if uri.startswith(("http://", "https://")):
-            try:
-                self._client = MlflowClient(uri)
-                self._experiment = self._find_experiment(None)
-            except MlflowException as error:
-                raise StorageError(f"The tracking server cannot be reached, or refuses: {error.error_code}.") from None
-            return
-        database = Database.parse("tracking store", uri)
-        # The first open of a fresh store by two processes at once would corrupt it.
-        try:
-            with database.opening(self._home.create().opening_lock(), {"experiments", "runs", "alembic_version"}):
-                self._client = MlflowClient(database.secret_url)
-                # To a database the place of artifacts must be named; a server gives its experiments one of its own.
-                self._experiment = self._find_experiment((self._home.artifacts / self._study).as_uri())
-        except MlflowException as error:
-            raise _refused(error, database) from None
-        except (SQLAlchemyError, OSError, ImportError) as error:
-            raise database.error(error) from None
+    def __init__(self, folder: StudyFolder, name: str, uri: str | None = None) -> None:
+        self._identity = folder.identity
+        self._name = name
+        self._lock = folder.tracking_lock()
+        uri = uri or folder.home.tracking_uri
+        with self._lock, opening(folder.home, uri) as self._client:
+            # To a database the place of artifacts must be named; a server gives its experiments one of its own.
+            self._experiment = self._find_experiment(None if is_server(uri) else folder.artifacts.as_uri())
 
     def _find_experiment(self, artifacts: str | None) -> Experiment:
-        experiment = self._client.get_experiment_by_name(self._study)
-        if experiment is None:
-            experiment = self._client.get_experiment(self._create_experiment(artifacts))
-        if experiment.lifecycle_stage == "deleted":
+        found = self._client.search_experiments(ViewType.ALL, filter_string=f"tags.`{_STUDY}` = '{self._identity}'")
+        if not found:
+            return self._client.get_experiment(self._create_experiment(artifacts))
+        if found[0].lifecycle_stage == "deleted":
             raise StorageError(
-                f"The MLflow experiment {self._study!r} has been deleted: restore it "
-                f"(mlflow experiments restore --experiment-id {experiment.experiment_id}) or use another study name."
+                f"The MLflow experiment {found[0].name!r} has been deleted: restore it "
+                f"(mlflow experiments restore --experiment-id {found[0].experiment_id}) or use another study name."
             )
-        return experiment
+        return found[0]
 
     def _create_experiment(self, location: str | None) -> str:
         # The kind makes the UI open on runs, not on traces of language models.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        return self._client.create_experiment(self._study, location, tags)
+        tags = {"mlflow.experimentKind": "custom_model_development", _STUDY: self._identity}
+        # MLflow keeps the names of deleted experiments too.
+        taken = self._client.get_experiment_by_name(self._name) is not None
+        return self._client.create_experiment(self._identity if taken else self._name, location, tags)
 
     @cached_property
     def _study_run(self) -> str:
-        """The id of the study's run; made on first use."""
+        """The id of the study's run; made on first use, restored if somebody has deleted it."""
         with self._lock:
-            for run in self._runs(f"tags.`{_STUDY}` = 'true'"):
+            for run in self._runs(f"tags.`{_STUDY}` = '{self._identity}'", ViewType.ALL):
+                if run.info.lifecycle_stage == "deleted":
+                    self._client.restore_run(run.info.run_id)
                 return str(run.info.run_id)
-            run = self._client.create_run(self._experiment.experiment_id, run_name=self._study, tags={_STUDY: "true"})
+            tags = {_STUDY: self._identity}
+            run = self._client.create_run(self._experiment.experiment_id, run_name=self._name, tags=tags)
             return str(run.info.run_id)
 
     @_when_busy
@@ -143,11 +132,6 @@ class Tracker:
     def log_files(self, folder: Path) -> None:
         """Store all files of a folder on the study's run."""
         self._client.log_artifacts(self._study_run, str(folder))
-
-    def synchronise(self, records: Iterable[TrialRecord]) -> None:
-        """Record the trials that are not recorded yet."""
-        for record in records:
-            self.log_trial(record)
 
     @_when_busy
     def recorded(self) -> set[int]:
@@ -188,12 +172,12 @@ class Tracker:
         status = "FINISHED" if record.failure is None else "FAILED"
         self._client.set_terminated(run_id, status=status, end_time=record.ended)
 
-    def _runs(self, filter_string: str) -> list[Run]:
+    def _runs(self, filter_string: str, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
         runs: list[Run] = []
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [self._experiment.experiment_id], filter_string, max_results=1000, page_token=token
+                [self._experiment.experiment_id], filter_string, view, max_results=1000, page_token=token
             )
             runs += page
             token = page.token
@@ -206,11 +190,49 @@ class Tracker:
         self._client.rename_experiment(self._experiment.experiment_id, name)
 
 
+def is_server(uri: str) -> bool:
+    """Whether a tracking store is a server's address; otherwise it is a database's."""
+    return uri.startswith(("http://", "https://"))
+
+
+@contextmanager
+def opening(home: Home, uri: str) -> Iterator[MlflowClient]:
+    """Open a tracking store, and hold a database locked meanwhile: it may be made now.
+
+    Raises:
+        StorageError: It cannot be opened.
+    """
+    if is_server(uri):
+        try:
+            yield MlflowClient(uri)
+        except MlflowException as error:
+            raise StorageError(f"The tracking server cannot be reached, or refuses: {error.error_code}.") from None
+        return
+    database = Database.parse("tracking store", uri)
+    try:
+        with database.opening(home.create().creation_lock(), {"experiments", "runs", "alembic_version"}):
+            yield MlflowClient(database.secret_url)
+    except MlflowException as error:
+        raise _refused(error, database) from None
+    except (SQLAlchemyError, OSError, ImportError) as error:
+        raise database.error(error) from None
+
+
+def check_store(home: Home, uri: str | None = None) -> None:
+    """Make sure that a tracking store can be opened.
+
+    Raises:
+        StorageError: It cannot.
+    """
+    with opening(home, uri or home.tracking_uri) as client:
+        client.search_experiments(max_results=1)
+
+
 def _refused(error: MlflowException, database: Database) -> StorageError:
     if "schema" in str(error) or "revision" in str(error):
         return StorageError(
-            f"The tracking store {database.shown} was made by another version of MLflow: "
-            f"back it up, then run: mlflow db upgrade {database.shown}"
+            f"The tracking store {database.shown} was made by another version of MLflow: use that version or, if it is "
+            f"an older one, back the store up and run: mlflow db upgrade {database.shown}"
         )
     return database.error(error)
 

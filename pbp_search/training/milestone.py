@@ -4,12 +4,14 @@ A milestone's file is a safetensors file whose metadata hold everything else as 
 renamed, so that it is there as a whole or not at all; loading it runs no code.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -46,7 +48,10 @@ class EpochRecord(Settings):
 
 
 class GrowthRecord(Settings):
-    """How a generation's training went at one module: see :class:`pbp_search.dendrites.Growth`."""
+    """How a generation's training went at one module: see :class:`pbp_search.dendrites.Growth`.
+
+    ``above_floor`` counts all modules and tries of the rung as tests.
+    """
 
     module: str
     generation: int
@@ -120,6 +125,7 @@ class Checkpoint:
             "format": FORMAT,
             "milestone": self.milestone.model_dump_json(),
             "history": json.dumps([epoch.to_dict() for epoch in self.history]),
+            "digest": _digest(self.weights),
         }
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -145,6 +151,8 @@ class Checkpoint:
                         f"{path} has the format {metadata.get('format')!r}: this version reads {FORMAT!r}."
                     )
                 weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            if metadata["digest"] != _digest(weights):
+                raise CheckpointError(f"The milestone file {path} is damaged: its weights are not those written.")
             return cls(
                 milestone=Milestone.from_dict(json.loads(metadata["milestone"])),
                 weights=weights,
@@ -154,6 +162,15 @@ class Checkpoint:
             raise CheckpointError(f"There is no milestone file {path}.") from None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"The milestone file {path} is damaged: {error}") from error
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    """A checksum of weights: no other part of the file would tell that a bit of them has flipped."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def build_network(task: Task, config: TrialConfig, dendrites: int) -> nn.Module:

@@ -124,7 +124,10 @@ class _Rung:
         return train_neurons(network, self.task, self.data, self.config, self.generation, attempt, on_epoch)
 
     def _grow(self, network: nn.Module, attempt: int) -> bool:
-        """The dendrite phase. False if no module's candidates learned anything beyond chance: W is not trained then."""
+        """The dendrite phase. False if no module's candidates learned anything beyond chance: W is not trained then.
+
+        A generation is one unit, as in the paper: it goes to all modules or to none, and validation judges the whole.
+        """
         train, seed = self.data.train, self.config.seed
         records = record(network, self.task.loss, train.inputs, train.targets)
         grown: dict[str, tuple[Generation, Growth]] = {}
@@ -140,9 +143,11 @@ class _Rung:
         for name, module in dendritic_modules(network).items():
             module.accept(grown[name][0])
         self._report_growth(attempt, {name: growth for name, (_, growth) in grown.items()})
-        return any(growth.above_floor for _, growth in grown.values())
+        return any(growth.above_floor for growth in self.growth if growth.attempt == attempt)
 
     def _report_growth(self, attempt: int, growths: dict[str, Growth]) -> None:
+        # Chance has as many throws as there are modules and tries.
+        tests = len(growths) * self.config.schedule.tries
         for name, growth in growths.items():
             self.growth.append(
                 GrowthRecord(
@@ -152,7 +157,7 @@ class _Rung:
                     score=growth.score,
                     floor=growth.floor,
                     noise=growth.noise,
-                    above_floor=growth.above_floor,
+                    above_floor=growth.above_floor(tests),
                 )
             )
         self.epochs += max(growth.epochs for growth in growths.values())

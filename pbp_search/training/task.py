@@ -147,7 +147,8 @@ def _check_alike(train: Tensor, inputs: Tensor, part: str, label: str) -> None:
 
 def _check_network(task: Task, data: Data, label: str) -> None:
     few = Split(data.train.inputs[:2], data.train.targets[:2])
-    for width in sorted(set(task.widths)):
+    smallest, largest = task.widths
+    for width in sorted({smallest, round(math.sqrt(smallest * largest)), largest}):
         _check_width(task, few, width, label)
 
 
@@ -156,6 +157,10 @@ def _check_width(task: Task, few: Split, width: int, label: str) -> None:
         network = _attempt(f"{label}: model({width}) failed", partial(task.model, width))
         if not isinstance(network, nn.Module):
             raise TaskError(f"{label}: model({width}) returned {type(network).__name__}: it must return an nn.Module.")
+        if network is _attempt(f"{label}: model({width}) failed the second time", partial(task.model, width)):
+            raise TaskError(f"{label}: model({width}) returned the same network twice: it must build a new one.")
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise TaskError(f"{label}: model({width}) has no parameter to train: all are frozen, or there are none.")
         attach(network)
         network.eval()
         outputs = _attempt(f"{label}: the forward pass of model({width}) failed", partial(network, few.inputs))
@@ -203,5 +208,5 @@ def _attempt(what: str, call: Callable[[], T]) -> T:
         return call()
     except PbpSearchError:
         raise
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise TaskError(f"{what}: {type(error).__name__}: {error}") from error

@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from commands import Called, make_folder, make_place, make_study
-
 from pbp_search.cli.main import _run
 from pbp_search.home import Home
 from pbp_search.search import Study
+from tests.cli.commands import Called, make_folder, make_place, make_study
 
 
 @pytest.fixture(autouse=True)

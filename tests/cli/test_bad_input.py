@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import Called, make_folder, make_place, make_study
 
 from pbp_search.home import Home
 from pbp_search.search import Study
+from tests.cli.commands import Called, make_folder, make_place, make_study
 
 Call = Callable[..., Called]
 
@@ -169,7 +169,7 @@ def around(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> Iterator[d
     (folder / "raises.py").write_text("raise RuntimeError('not today')\n")
     (folder / "exits.py").write_text("import sys\nsys.exit('not today')\n")
     (folder / "notes.txt").write_text("A text that is no database. " * 100)
-    damaged = place.study("own").milestone(1)
+    damaged = Study.load("own", place).folder.milestone(1)
     damaged.write_bytes(damaged.read_bytes()[:-100])
     with contextlib.closing(sqlite3.connect(folder / "recipes.db")) as connection:
         connection.execute("CREATE TABLE recipes (name TEXT)")
@@ -339,7 +339,7 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["export", "own", "--task", "broken.py:SameNameOtherModel", "--output", "out", *SMALL],
         "The milestone's weights do not fit the task 'own': has its model changed?",
     ),
-    "damaged milestone": (EXPORT, "The milestone file {folder}/mlruns/studies/own/milestones/trial-00001.safetensors"),
+    "damaged milestone": (EXPORT, "The milestone file {folder}/mlruns/studies/own-"),
     # MLflow's UI
     "busy port": (["ui", "--port", "{port}"], "The port {port} cannot be used (Address already in use)"),
     "no port": (["ui", "--port", "0"], "Invalid value for '--port'"),

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Called
-from quick_studies import fill, milestone, random_checkpoint
 
 from pbp_search.export import run_onnx
 from pbp_search.home import Home
 from pbp_search.search import Study
 from pbp_search.tasks import load_task
 from pbp_search.tasks.digits import DigitsMLP
+from tests.cli.commands import Called
+from tests.quick_studies import fill, milestone, random_checkpoint
 
 Call = Callable[..., Called]
 
@@ -51,9 +51,9 @@ def test_the_smallest_network_that_reaches_a_score(call: Call, folder: Path) -> 
 def test_a_built_in_task_needs_no_file(call: Call, folder: Path, place: Home) -> None:
     task = DigitsMLP()
     checkpoint = random_checkpoint(task, 1, width=2)
-    checkpoint.save(place.study("digits").milestone(0))
     reached = milestone(0.5, **checkpoint.milestone.model_dump(exclude={"score", "train_score"}))
-    fill(Study.create(task, "digits", place), [reached])
+    study = fill(Study.create(task, "digits", place), [reached])
+    checkpoint.save(study.folder.milestone(0))
     called = call("export", "digits", "--output", "out")
     assert (called.code, called.err) == (0, "")
     assert json.loads((folder / "out" / "model.json").read_text())["task"] == "digits_mlp"

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Called
 
 from pbp_search.home import Home
 from pbp_search.search import Study
 from pbp_search.tasks import load_task
+from tests.cli.commands import Called
 
 Call = Callable[..., Called]
 KEYS = {"trial", "width", "dendrites", "parameters", "weight_bytes", "score", "train_score", "epochs", "seconds"}

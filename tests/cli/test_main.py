@@ -11,13 +11,13 @@ from pathlib import Path
 import click
 import mlflow
 import pytest
-from commands import Called, main_in
 
 from pbp_search import errors
 from pbp_search.cli.main import cli
 from pbp_search.home import Home
 from pbp_search.search import Study
-from pbp_search.tracking import Tracker
+from tests.cli.commands import Called, main_in
+from tests.quick_studies import recorded
 
 COMMANDS = ["export", "front", "run", "studies", "ui"]
 
@@ -123,4 +123,4 @@ def test_a_stopped_study_says_how_to_go_on(folder: Path, place: Home, processes:
     study = Study.load("own", place)
     assert [trial.number for trial in study.finished()] == [0, 1]
     assert study.failures() == {}
-    assert Tracker(place, "own").recorded() == {0, 1}
+    assert recorded(place, "own") == {0, 1}

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from commands import Called
 
 from pbp_search.home import Home
 from pbp_search.search import Study, list_studies
-from pbp_search.tracking import Tracker
+from tests.cli.commands import Called
+from tests.quick_studies import recorded
 
 Call = Callable[..., Called]
 
@@ -22,20 +22,22 @@ def test_a_task_becomes_a_front(call: Call, folder: Path, place: Home) -> None:
     assert study.definition.seed == 5
     assert re.search(r"^3 trials in \d+ s, 3 in all\.$", called.err, re.MULTILINE)
     assert "Front of own: " in called.out
-    page = folder / "mlruns" / "studies" / "own" / "front" / "front.html"
+    page = Study.load("own", place).folder.path / "front" / "front.html"
     assert f"Front: {page}" in called.out
     assert page.is_file()
     assert re.search(rf"^MLflow: .* ui --home {re.escape(str(place.folder))}$", called.out, re.MULTILINE)
-    assert Tracker(place, "own").recorded() == {0, 1, 2}
+    assert recorded(place, "own") == {0, 1, 2}
     assert sorted(file.name for file in folder.iterdir() if file.name != "__pycache__") == ["mlruns", "own.py"]
 
     # Again: nothing is done twice.
-    before = {file: file.stat().st_mtime_ns for file in place.study("own").folder.rglob("*.safetensors")}
+    before = {file: file.stat().st_mtime_ns for file in Study.load("own", place).folder.path.rglob("*.safetensors")}
     again = call("run", "own.py:Own", "--trials", 3)
     assert again.code == 0
     assert re.search(r"^0 trials in \d+ s, 3 in all\.$", again.err, re.MULTILINE)
     assert again.out == called.out
-    assert {file: file.stat().st_mtime_ns for file in place.study("own").folder.rglob("*.safetensors")} == before
+    assert {
+        file: file.stat().st_mtime_ns for file in Study.load("own", place).folder.path.rglob("*.safetensors")
+    } == before
 
     # On from there.
     more = call("run", "own.py:Own", "--trials", 4, "--seed", 5)
@@ -52,8 +54,8 @@ def test_a_task_becomes_a_front(call: Call, folder: Path, place: Home) -> None:
     assert len(Study.load(kept[1], place).finished()) == 4
     assert len(Study.load("own", place).finished()) == 1
     assert Study.load("own", place).definition.seed == 6
-    assert Tracker(place, kept[1]).recorded() == {0, 1, 2, 3}
-    assert Tracker(place, "own").recorded() == {0}
+    assert recorded(place, kept[1]) == {0, 1, 2, 3}
+    assert recorded(place, "own") == {0}
 
 
 def test_fresh_without_an_old_study(call: Call, place: Home) -> None:
@@ -73,7 +75,7 @@ def test_stores_elsewhere(call: Call, folder: Path, stores: Path, tmp_path: Path
     assert not (folder / "mlruns").exists()
     assert not (home / "mlflow.db").exists()
     assert not (home / "optuna.db").exists()
-    assert (home / "studies" / "mine" / "milestones" / "trial-00000.safetensors").is_file()
+    assert len(list((home / "studies").glob("mine-*/milestones/trial-00000.safetensors"))) == 1
     experiment = mlflow.MlflowClient(tracking).get_experiment_by_name("mine")
     assert experiment is not None
     assert "MLflow: " in called.out

@@ -1,6 +1,7 @@
 """Small networks with dendrites at random values, and comparison to the last bit."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ def add_generations(module: Dendritic, count: int) -> None:
     nn.init.normal_(module.outgoing)
 
 
-def dendritic(inputs: int, channels: int, generations: int, nonlinearity: str = "tanh", **options: object) -> Dendritic:
+def dendritic(inputs: int, channels: int, generations: int, nonlinearity: str = "tanh", **options: Any) -> Dendritic:
     """One module with random weights everywhere."""
     torch.manual_seed(inputs + 10 * channels + 100 * generations)
     module = Dendritic(nn.Linear(inputs, channels, **options), DendriteSpec(nonlinearity=nonlinearity))

@@ -2,11 +2,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from grown_networks import BUILDERS, assert_same_bits, inputs_for, state_of
 from torch import nn
 
 from pbp_search.dendrites import Dendritic, attach, dendritic_modules, parameter_count
 from pbp_search.errors import UnsupportedModuleError
+from tests.dendrites.grown_networks import BUILDERS, assert_same_bits, inputs_for, state_of
 
 
 @pytest.mark.parametrize("builder", BUILDERS)

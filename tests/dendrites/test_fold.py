@@ -1,6 +1,9 @@
 import pytest
 import torch
-from grown_networks import (
+from torch import nn
+
+from pbp_search.dendrites import FoldedLinear, attach, dendritic_modules, fold, parameter_count, weight_bytes
+from tests.dendrites.grown_networks import (
     BUILDERS,
     NONLINEARITIES,
     add_generations,
@@ -10,9 +13,6 @@ from grown_networks import (
     inputs_for,
     state_of,
 )
-from torch import nn
-
-from pbp_search.dendrites import FoldedLinear, attach, dendritic_modules, fold, parameter_count, weight_bytes
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
@@ -66,8 +66,8 @@ def test_modules_may_have_different_numbers_of_generations() -> None:
     folded = fold(network)
     x = inputs_for("perceptron", 9, torch.float64)
     torch.testing.assert_close(folded(x), network(x), rtol=0, atol=1e-12)
-    assert type(folded[0]) is nn.Linear
-    assert type(folded[2]) is FoldedLinear
+    assert type(folded.get_submodule("0")) is nn.Linear
+    assert type(folded.get_submodule("2")) is FoldedLinear
     assert len(first.generations) == 0
 
 

@@ -1,9 +1,12 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from grown_networks import (
+from torch import Tensor, nn
+
+from tests.dendrites.grown_networks import (
     BUILDERS,
     NONLINEARITIES,
     WIDTHS,
@@ -13,9 +16,8 @@ from grown_networks import (
     grown,
     inputs_for,
 )
-from torch import Tensor, nn
 
-REFERENCE = {
+REFERENCE: dict[str, Callable[[float], float]] = {
     "tanh": math.tanh,
     "sigmoid": lambda z: 1 / (1 + math.exp(-z)),
     "relu": lambda z: max(z, 0.0),
@@ -154,10 +156,10 @@ def test_a_candidate_is_a_new_start_of_the_same_form() -> None:
     torch.manual_seed(0)
     same = module.candidate()
     other = module.candidate()
-    assert_same_bits(first.module.weight, same.module.weight)
-    assert not torch.equal(first.module.weight, other.module.weight)
-    assert not torch.equal(first.module.weight, module.module.weight)
-    assert first.module.weight.dtype == torch.float64
+    assert_same_bits(first.get_parameter("module.weight"), same.get_parameter("module.weight"))
+    assert not torch.equal(first.get_parameter("module.weight"), other.get_parameter("module.weight"))
+    assert not torch.equal(first.get_parameter("module.weight"), module.module.weight)
+    assert first.get_parameter("module.weight").dtype == torch.float64
     assert torch.equal(first.incoming, torch.zeros(2, 4, dtype=torch.float64))
     assert all(parameter.requires_grad for parameter in first.parameters())
     assert len(module.generations) == 2

@@ -1,16 +1,16 @@
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
-from grown_networks import assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import Tensor
 
 from pbp_search.dendrites import Projection, correlation, standardise
+from tests.dendrites.grown_networks import assert_same_bits
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -119,6 +119,7 @@ def test_saturated_dendrites_score_nothing() -> None:
     score = correlation(torch.tanh(z), random(60, 1, seed=1, dtype=torch.float32))
     score.sum().backward()
     assert score.item() == 0
+    assert z.grad is not None
     assert torch.equal(z.grad, torch.zeros_like(z))
 
 
@@ -230,7 +231,9 @@ def duplicated_columns(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("deficient", [constant_column, duplicated_columns])
 @pytest.mark.parametrize("generations", [0, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_inputs_that_say_nothing_new_change_nothing(deficient, generations: int, dtype: torch.dtype) -> None:
+def test_inputs_that_say_nothing_new_change_nothing(
+    deficient: Callable[[Tensor], Tensor], generations: int, dtype: torch.dtype
+) -> None:
     train, held_out = parts(80, 4, generations, dtype=dtype), parts(30, 4, generations, seed=7, dtype=dtype)
     plain = Projection(*train)
     projection = Projection(deficient(train[0]), *train[1:])

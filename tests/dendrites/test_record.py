@@ -2,11 +2,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from grown_networks import add_generations, all_modules, assert_same_bits, assert_same_state, state_of
 from torch import Tensor, nn
 
 from pbp_search.dendrites import Record, attach, dendritic_modules, record
 from pbp_search.errors import TrainingError, UnsupportedModuleError
+from tests.dendrites.grown_networks import add_generations, all_modules, assert_same_bits, assert_same_state, state_of
 
 CLASS_WEIGHTS = torch.tensor([0.5, 3.0, 0.0], dtype=torch.float64)
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from grown_networks import NONLINEARITIES
 
 from pbp_search.dendrites import DendriteSpec
 from pbp_search.dendrites.spec import FUNCTIONS
 from pbp_search.errors import SettingsError
+from tests.dendrites.grown_networks import NONLINEARITIES
 
 
 def test_the_nonlinearity_is_one_of_three() -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from quick_studies import Dots, Valley, random_checkpoint
 from torch import Tensor, nn
 
 import pbp_search.export.onnx as exporting
 from pbp_search.errors import ExportError, InputError
 from pbp_search.export import Exported, export_onnx, run_onnx
 from pbp_search.training import Checkpoint, ClassificationTask, Data, Split, Task
+from tests.quick_studies import Dots, Valley, random_checkpoint
 
 
 class Marked(Dots):
@@ -251,6 +251,6 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path, below: str) -> None:
 def test_a_bad_folder_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.write_text("kept")
-    monkeypatch.setattr(exporting.torch.onnx, "export", lambda *_, **__: pytest.fail("the network was exported"))
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("the network was exported"))
     with pytest.raises(InputError):
         export_onnx(random_checkpoint(Dots(), 0), Dots(), file / "out")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from quick_studies import Dots, Valley, fill, milestone, quick_config
 from rich.console import Console
 
 from pbp_search.home import Home
 from pbp_search.report import front_csv, front_json, front_table, publish_front, write_front
 from pbp_search.search import Study
+from tests.quick_studies import Dots, Valley, fill, milestone, quick_config
 
 COLUMNS = ["trial", "width", "dendrites", "parameters", "weight_bytes", "score", "train_score", "epochs", "seconds"]
 
@@ -72,9 +72,9 @@ def test_a_front_without_points(empty: Study, tmp_path: Path) -> None:
 
 
 def shown(study: Study, width: int) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(front_table(study))
-    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+    written = io.StringIO()
+    Console(file=written, width=width, force_terminal=False).print(front_table(study))
+    return written.getvalue()
 
 
 def test_the_table_shows_all_of_it_on_80_columns(study: Study) -> None:
@@ -101,16 +101,16 @@ def test_a_minimised_metric(home: Home) -> None:
 def test_publishing_puts_the_files_beside_the_study_and_on_its_run(study: Study) -> None:
     folder = publish_front(study)
     names = ["front.csv", "front.html", "front.json", "front.png"]
-    assert folder == study.home.study("dots").folder / "front"
+    assert folder == study.folder.path / "front"
     assert sorted(file.name for file in folder.iterdir()) == names
     assert (folder / "front.csv").read_text() == front_csv(study.front())
     assert json.loads((folder / "front.json").read_text()) == json.loads(front_json(study.front()))
-    client = mlflow.MlflowClient(study.home.tracking_uri)
+    client = mlflow.MlflowClient(study.folder.home.tracking_uri)
     experiment = client.get_experiment_by_name("dots")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == names
-    (stored,) = study.home.artifacts.rglob("front.png")
+    (stored,) = study.folder.home.artifacts.rglob("front.png")
     assert stored.read_bytes() == (folder / "front.png").read_bytes()
 
 
@@ -119,12 +119,12 @@ def test_publishing_again_replaces_the_files(study: Study) -> None:
     fill(study, [milestone(0.99, 11)])
     folder = publish_front(study)
     assert len(json.loads((folder / "front.json").read_text())) == 1
-    (stored,) = study.home.artifacts.rglob("front.json")
+    (stored,) = study.folder.home.artifacts.rglob("front.json")
     assert stored.read_bytes() == (folder / "front.json").read_bytes()
 
 
 def test_publishing_to_another_store(study: Study, stores: Path) -> None:
-    other = shutil.copy(stores / "mlflow.db", study.home.folder / "other.db")
+    other = shutil.copy(stores / "mlflow.db", study.folder.home.folder / "other.db")
     publish_front(study, f"sqlite:///{other}")
     assert mlflow.MlflowClient(f"sqlite:///{other}").get_experiment_by_name("dots") is not None
-    assert mlflow.MlflowClient(study.home.tracking_uri).get_experiment_by_name("dots") is None
+    assert mlflow.MlflowClient(study.folder.home.tracking_uri).get_experiment_by_name("dots") is None

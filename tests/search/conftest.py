@@ -1,17 +1,13 @@
 """The tests of the search share a finished study, and studies that die, from ``crashing.py`` beside this file."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from quick_studies import Dots, quick_space
-
 from pbp_search.home import Home
 from pbp_search.search import Study
+from tests.quick_studies import Dots, quick_space
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import mlflow
 import optuna
 import sqlalchemy
 import torch
-from quick_studies import Dots, quick_space
 from sqlalchemy import event
 from torch import Tensor
 
@@ -20,6 +19,8 @@ from pbp_search.search import Study
 from pbp_search.search.storage import open_storage
 from pbp_search.tracking import Tracker
 from pbp_search.training import Checkpoint
+from tests.quick_studies import Dots, quick_space
+from tests.tracking.recording import tracker_of
 
 
 def die() -> None:
@@ -86,7 +87,7 @@ def open_and_die(folder: Path, database: str, statements: int) -> None:
     event.listen(sqlalchemy.Engine, "before_cursor_execute", before_statement)
     home = Home.at(folder)
     open_storage(home)
-    Tracker(home, "dots")
+    tracker_of(home, "dots")
 
 
 def random_batches(seed: int) -> int:

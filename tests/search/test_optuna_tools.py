@@ -7,10 +7,10 @@ from pathlib import Path
 
 import optuna
 import pytest
-from quick_studies import Dots, fill, milestone
 
 from pbp_search.home import Home
 from pbp_search.search import Study
+from tests.quick_studies import Dots, fill, milestone
 
 MILESTONES = [milestone(0.5, 10), milestone(0.6, 100, dendrites=1, requested=1)]
 

@@ -3,9 +3,9 @@ from typing import Literal
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from quick_studies import finished_trial, milestone, other_trial
 
 from pbp_search.search.promotion import next_promotion
+from tests.quick_studies import finished_trial, milestone, other_trial
 
 
 def done(

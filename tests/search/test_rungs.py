@@ -3,11 +3,11 @@ import math
 import optuna
 import pytest
 from optuna.trial import TrialState
-from quick_studies import Dots, fill, finished_trial, milestone, other_trial
 
 from pbp_search.home import Home
 from pbp_search.search import Study
 from pbp_search.search.rungs import front_of, rungs_of
+from tests.quick_studies import Dots, fill, finished_trial, milestone, other_trial
 
 
 def test_rungs_are_read_back_from_trials() -> None:

@@ -6,12 +6,12 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quick_studies import Dots, quick_space
 
 from pbp_search.errors import SettingsError
 from pbp_search.search import SearchSpace
 from pbp_search.search.space import configuration_seed
 from pbp_search.training import Fixed, Plateau
+from tests.quick_studies import Dots, quick_space
 
 COMMON = {"width": 3, "learning_rate": 0.05, "acceptance": 5e-9}
 PLATEAU = {
@@ -66,7 +66,7 @@ def test_the_default_space_is_over_the_tasks_widths() -> None:
 def test_plateau_opens_its_own_parameters() -> None:
     # A fixed trial refuses to be asked for what it does not have.
     trial = optuna.trial.FixedTrial({**COMMON, **PLATEAU})
-    config = quick_space().suggest(trial, seed=11)
+    config = quick_space().suggest(trial, seed=11)  # type: ignore[arg-type]
     assert trial.params == {**COMMON, **PLATEAU}
     assert (config.width, config.learning_rate, config.seed) == (3, 0.05, 11)
     assert config.schedule.acceptance == 5e-9
@@ -76,7 +76,7 @@ def test_plateau_opens_its_own_parameters() -> None:
 
 def test_fixed_opens_its_own_parameters() -> None:
     trial = optuna.trial.FixedTrial({**COMMON, **FIXED})
-    config = quick_space().suggest(trial, seed=11)
+    config = quick_space().suggest(trial, seed=11)  # type: ignore[arg-type]
     assert trial.params == {**COMMON, **FIXED}
     assert config.schedule.neuron == Fixed(epochs=3)
     assert config.schedule.dendrite == Fixed(epochs=11)

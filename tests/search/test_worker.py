@@ -1,23 +1,24 @@
 """Studies whose processes are killed: everything is done once, and nothing is lost."""
 
 import signal
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 
-import crashing
 import mlflow
 import pytest
-from crashing import Mortal, random_batches
-from quick_studies import Dots, quick_space, story
 
 from pbp_search.home import Home
 from pbp_search.search import Study
 from pbp_search.search.storage import open_storage
-from pbp_search.tracking import Tracker
+from tests.quick_studies import Dots, quick_space, recorded, story
+from tests.search import crashing
+from tests.search.crashing import Mortal, random_batches
+from tests.tracking.recording import tracker_of
 
 TRIALS = 7
 
 
-def kill(processes: ForkServerContext, target: object, *arguments: object) -> None:
+def kill(processes: ForkServerContext, target: Callable[..., object], *arguments: object) -> None:
     process = processes.Process(target=target, args=arguments)
     process.start()
     process.join(60)
@@ -73,7 +74,7 @@ def test_a_first_start_that_is_killed_leaves_nothing_in_the_way(
 ) -> None:
     kill(processes, crashing.open_and_die, empty_home.folder, database, statements)
     open_storage(empty_home)
-    assert Tracker(empty_home, "dots").recorded() == set()
+    assert tracker_of(empty_home, "dots").recorded() == set()
 
 
 def test_a_trial_that_always_kills_its_worker_is_given_up(home: Home, processes: ForkServerContext) -> None:
@@ -82,7 +83,7 @@ def test_a_trial_that_always_kills_its_worker_is_given_up(home: Home, processes:
     study = go_on(home, 3)
     assert study.failures() == {0: "The worker of this trial died 4 times."}
     assert len(study.finished()) == 3
-    assert Tracker(home, "dots").recorded() == {0, 1, 2}
+    assert recorded(home, "dots") == {0, 1, 2}
 
 
 def test_two_processes_start_one_study_at_once(empty_home: Home, processes: ForkServerContext) -> None:

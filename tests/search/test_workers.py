@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 from joblib.externals.loky import get_reusable_executor
-from quick_studies import Dots, figures, quick_space, weight_bits
 from torch import Tensor
 
 from pbp_search.home import Home
 from pbp_search.search import Outcome, Study
-from pbp_search.tracking import Tracker
 from pbp_search.training import run_rung
+from tests.quick_studies import Dots, figures, quick_space, recorded, weight_bits
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ class Watched(Dots):
         return super().loss(outputs, targets)
 
     def _die_once(self) -> None:
-        milestones = len(list((self.folder.parent / "home/studies/dots/milestones").glob("*.safetensors")))
+        milestones = len(list((self.folder.parent / "home/studies").rglob("*.safetensors")))
         if milestones >= 2:
             try:
                 (self.folder / "killed").touch(exist_ok=False)
@@ -61,7 +60,7 @@ def test_two_workers_of_which_one_is_killed(home: Home, tmp_path: Path, caplog: 
     assert [trial.number for trial in study.finished()] == list(range(8))
     assert study.failures() == {}
     assert len({outcome.trial for outcome in outcomes}) == len(outcomes)
-    assert Tracker(home, "dots").recorded() == set(range(8))
+    assert recorded(home, "dots") == set(range(8))
     assert len(front) > 0
 
     # Every rung is what its configuration and its parent make of it, whoever trained it.

@@ -29,7 +29,7 @@ def write(folder: Path, text: str, name: str = "own.py") -> Path:
 
 
 GOOD = """
-    from quick_studies import Dots
+    from tests.quick_studies import Dots
     class Own(Dots):
         name = "own"
 """

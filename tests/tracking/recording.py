@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from quick_studies import milestone
-
-from pbp_search.home import Home
+from pbp_search.home import Home, StudyFolder
 from pbp_search.tracking import Tracker, TrialRecord
 from pbp_search.training import EpochRecord
+from tests.quick_studies import milestone
 
 
 def record(number: int, epochs: int = 2, **changes: Any) -> TrialRecord:
@@ -33,7 +32,14 @@ def record(number: int, epochs: int = 2, **changes: Any) -> TrialRecord:
     return TrialRecord(**{**values, **changes})
 
 
+def tracker_of(home: Home, study: str, uri: str | None = None) -> Tracker:
+    """The tracker of a study whose folder has the study's name."""
+    return Tracker(StudyFolder(home, study).create(), study, uri)
+
+
 def open_and_record(folder: Path, study: str, barrier: Any, numbers: list[int]) -> None:
     """What a process does that opens the store at the same moment as another one."""
     barrier.wait()
-    Tracker(Home.at(folder), study).synchronise([record(number) for number in numbers])
+    tracker = tracker_of(Home.at(folder), study)
+    for number in numbers:
+        tracker.log_trial(record(number))

@@ -4,18 +4,19 @@ import socket
 import sqlite3
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Literal
 
 import mlflow
 import pytest
-import recording
 from mlflow.entities import Run, ViewType
-from quick_studies import milestone
-from recording import record
 
 from pbp_search.errors import InputError, StorageError
-from pbp_search.home import Home
+from pbp_search.home import Home, StudyFolder
 from pbp_search.tracking import Tracker
 from pbp_search.training import GrowthRecord
+from tests.quick_studies import milestone
+from tests.tracking import recording
+from tests.tracking.recording import record, tracker_of
 
 
 def client_of(home: Home) -> mlflow.MlflowClient:
@@ -43,7 +44,7 @@ def only_run(home: Home, trial: int) -> Run:
 
 
 def test_an_empty_home_gets_a_store(empty_home: Home) -> None:
-    Tracker(empty_home, "dots")
+    tracker_of(empty_home, "dots")
     with contextlib.closing(sqlite3.connect(empty_home.folder / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -67,7 +68,7 @@ def test_two_processes_open_an_empty_home_at_once(empty_home: Home, processes: F
     with contextlib.closing(sqlite3.connect(empty_home.folder / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert {trial: len(runs) for trial, runs in runs_of(empty_home)[1].items()} == {0: 1, 1: 1, 2: 1}
-    assert Tracker(empty_home, "dots").recorded() == {0, 1, 2}
+    assert tracker_of(empty_home, "dots").recorded() == {0, 1, 2}
 
 
 def test_two_processes_record_the_same_trials(home: Home, processes: ForkServerContext) -> None:
@@ -88,10 +89,10 @@ def test_two_processes_record_the_same_trials(home: Home, processes: ForkServerC
 
 
 def test_a_trial_is_recorded_once(home: Home) -> None:
-    tracker = Tracker(home, "dots")
+    tracker = tracker_of(home, "dots")
     for _ in range(2):
         tracker.log_trial(record(3))
-        Tracker(home, "dots").log_trial(record(3, milestone=milestone(0.1, 5)))
+        tracker_of(home, "dots").log_trial(record(3, milestone=milestone(0.1, 5)))
     assert only_run(home, 3).data.metrics["score"] == 0.53
     assert tracker.recorded() == {3}
 
@@ -99,7 +100,7 @@ def test_a_trial_is_recorded_once(home: Home) -> None:
 def test_a_run_holds_what_the_trial_is(home: Home) -> None:
     growth = GrowthRecord(module="0", generation=1, attempt=0, score=0.25, floor=0.125, noise=0.01, above_floor=True)
     reached = milestone(0.75, 40, dendrites=1, requested=1, train_score=0.8, growth=(growth,))
-    Tracker(home, "dots").log_trial(record(7, milestone=reached))
+    tracker_of(home, "dots").log_trial(record(7, milestone=reached))
     run = only_run(home, 7)
     assert run.info.run_name == "trial 7"
     assert run.info.status == "FINISHED"
@@ -124,7 +125,7 @@ def test_a_run_holds_what_the_trial_is(home: Home) -> None:
 
 
 def test_the_milestone_is_an_artifact_in_the_home(home: Home) -> None:
-    Tracker(home, "dots").log_trial(record(7))
+    tracker_of(home, "dots").log_trial(record(7))
     run = only_run(home, 7)
     assert [file.path for file in client_of(home).list_artifacts(run.info.run_id)] == ["milestone.json"]
     (file,) = home.artifacts.rglob("milestone.json")
@@ -133,7 +134,7 @@ def test_the_milestone_is_an_artifact_in_the_home(home: Home) -> None:
 
 
 def test_a_failed_trial_keeps_its_reason(home: Home) -> None:
-    tracker = Tracker(home, "dots")
+    tracker = tracker_of(home, "dots")
     tracker.log_trial(record(1, milestone=None, failure="The training loss became nan.", history=()))
     tracker.log_trial(record(2, milestone=None, failure="long " * 5000, history=()))
     run = only_run(home, 1)
@@ -146,7 +147,7 @@ def test_a_failed_trial_keeps_its_reason(home: Home) -> None:
 
 
 def test_long_histories_are_kept_whole(home: Home) -> None:
-    Tracker(home, "dots").log_trial(record(0, epochs=1203))
+    tracker_of(home, "dots").log_trial(record(0, epochs=1203))
     run = only_run(home, 0)
     for name in ("train_loss", "validation_score"):
         points = client_of(home).get_metric_history(run.info.run_id, name)
@@ -156,7 +157,7 @@ def test_long_histories_are_kept_whole(home: Home) -> None:
 
 
 def test_a_half_written_run_is_written_anew(home: Home) -> None:
-    tracker = Tracker(home, "dots")
+    tracker = tracker_of(home, "dots")
     tracker.log_trial(record(0))
     parent, _ = runs_of(home)
     client = client_of(home)
@@ -173,8 +174,9 @@ def test_a_half_written_run_is_written_anew(home: Home) -> None:
 
 
 def test_many_trials_are_all_seen(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker = Tracker(home, "dots")
-    tracker.synchronise(record(number, epochs=0) for number in range(5))
+    tracker = tracker_of(home, "dots")
+    for number in range(5):
+        tracker.log_trial(record(number, epochs=0))
     search_runs = mlflow.MlflowClient.search_runs
 
     def small_pages(self: mlflow.MlflowClient, *arguments: object, **options: object) -> object:
@@ -185,19 +187,20 @@ def test_many_trials_are_all_seen(home: Home, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_missing_trials_are_written(home: Home) -> None:
-    tracker = Tracker(home, "dots")
+    tracker = tracker_of(home, "dots")
     tracker.log_trial(record(1))
-    tracker.synchronise(record(number) for number in range(3))
+    for number in range(3):
+        tracker.log_trial(record(number))
     assert {trial: len(runs) for trial, runs in runs_of(home)[1].items()} == {0: 1, 1: 1, 2: 1}
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "KILLED", "FAILED"])
-def test_the_studys_run_tells_how_it_is(home: Home, status: str) -> None:
+def test_the_studys_run_tells_how_it_is(home: Home, status: Literal["FINISHED", "KILLED", "FAILED"]) -> None:
     for _ in range(2):  # a study may be gone on with
-        tracker = Tracker(home, "dots")
+        tracker = tracker_of(home, "dots")
         tracker.begin({"task": "dots", "seed": 3})
         assert runs_of(home)[0].info.status == "RUNNING"
-        tracker.end(status, {"trials": 5.0, "front_size": 2.0})  # type: ignore[arg-type]
+        tracker.end(status, {"trials": 5.0, "front_size": 2.0})
         run, _ = runs_of(home)
         assert run.info.status == status
         assert run.info.run_name == "dots"
@@ -206,38 +209,64 @@ def test_the_studys_run_tells_how_it_is(home: Home, status: str) -> None:
 
 
 def test_studies_have_experiments_of_their_own(home: Home) -> None:
-    Tracker(home, "dots").log_trial(record(0))
-    other = Tracker(home, "other")
+    tracker_of(home, "dots").log_trial(record(0))
+    other = tracker_of(home, "other")
     assert other.recorded() == set()
     other.log_trial(record(1))
-    assert Tracker(home, "dots").recorded() == {0}
+    assert tracker_of(home, "dots").recorded() == {0}
 
 
 def test_files_are_stored_on_the_studys_run(home: Home, tmp_path: Path) -> None:
     (tmp_path / "front").mkdir()
     (tmp_path / "front" / "front.csv").write_text("trial\n")
-    Tracker(home, "dots").log_files(tmp_path / "front")
+    tracker_of(home, "dots").log_files(tmp_path / "front")
     run, _ = runs_of(home)
     assert [file.path for file in client_of(home).list_artifacts(run.info.run_id)] == ["front.csv"]
 
 
 def test_a_study_can_be_renamed(home: Home) -> None:
-    tracker = Tracker(home, "dots")
+    tracker = tracker_of(home, "dots")
     tracker.log_trial(record(0))
     tracker.rename("dots-old")
     assert runs_of(home, "dots-old")[0].info.run_name == "dots-old"
-    assert Tracker(home, "dots-old").recorded() == {0}
-    assert Tracker(home, "dots").recorded() == set()
+    # It is found by its folder, whatever the name; another study of the old name begins with nothing.
+    for name in ("dots-old", "dots"):
+        assert Tracker(StudyFolder(home, "dots"), name).recorded() == {0}
+    assert Tracker(StudyFolder(home, "dots-2").create(), "dots").recorded() == set()
+    assert client_of(home).get_experiment_by_name("dots") is not None
+
+
+def test_a_name_that_another_experiment_has(home: Home) -> None:
+    client = client_of(home)
+    client.create_experiment("dots")
+    tracker = Tracker(StudyFolder(home, "dots-1a2b3c4d").create(), "dots")
+    tracker.log_trial(record(0))
+    assert len(runs_of(home, "dots-1a2b3c4d")[1]) == 1
+    theirs = client.get_experiment_by_name("dots")
+    assert theirs is not None
+    assert client.search_runs([theirs.experiment_id]) == []
+
+
+def test_a_deleted_run_of_a_study_comes_back(home: Home) -> None:
+    tracker_of(home, "dots").log_trial(record(0))
+    parent, _ = runs_of(home)
+    client_of(home).delete_run(parent.info.run_id)
+    tracker = tracker_of(home, "dots")
+    tracker.log_trial(record(0))
+    tracker.log_trial(record(1))
+    again, children = runs_of(home)
+    assert again.info.run_id == parent.info.run_id
+    assert {trial: len(runs) for trial, runs in children.items()} == {0: 1, 1: 1}
 
 
 def test_a_deleted_experiment_is_named_with_what_helps(home: Home) -> None:
-    Tracker(home, "dots")
+    tracker_of(home, "dots")
     client = client_of(home)
     experiment = client.get_experiment_by_name("dots")
     assert experiment is not None
     client.delete_experiment(experiment.experiment_id)
     with pytest.raises(StorageError) as caught:
-        Tracker(home, "dots")
+        tracker_of(home, "dots")
     assert str(caught.value) == (
         "The MLflow experiment 'dots' has been deleted: restore it "
         f"(mlflow experiments restore --experiment-id {experiment.experiment_id}) or use another study name."
@@ -251,13 +280,13 @@ def test_foreign_databases_are_refused_and_left_alone(empty_home: Home, tmp_path
         connection.commit()
     before = file.read_bytes()
     with pytest.raises(StorageError, match=r"^The tracking store sqlite:///.* is another program's database"):
-        Tracker(empty_home, "dots", f"sqlite:///{file}")
+        tracker_of(empty_home, "dots", f"sqlite:///{file}")
     assert file.read_bytes() == before
 
 
 def test_optunas_storage_is_no_tracking_store(home: Home) -> None:
     with pytest.raises(StorageError, match="is another program's database"):
-        Tracker(home, "dots", home.storage_url)
+        tracker_of(home, "dots", home.storage_url)
 
 
 def test_a_store_of_another_version_names_the_command_that_helps(home: Home) -> None:
@@ -265,7 +294,7 @@ def test_a_store_of_another_version_names_the_command_that_helps(home: Home) -> 
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
         connection.commit()
     with pytest.raises(StorageError) as caught:
-        Tracker(home, "dots")
+        tracker_of(home, "dots")
     assert "another version of MLflow" in str(caught.value)
     assert f"mlflow db upgrade {home.tracking_uri}" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -283,7 +312,7 @@ def test_a_store_of_another_version_names_the_command_that_helps(home: Home) -> 
 )
 def test_uris_that_cannot_be_used(empty_home: Home, uri: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
-        Tracker(empty_home, "dots", uri)
+        tracker_of(empty_home, "dots", uri)
     assert "\n" not in str(caught.value)
 
 
@@ -292,7 +321,7 @@ def test_a_text_file_is_no_store(empty_home: Home, tmp_path: Path) -> None:
     file.write_text("Not a database, but a text of some length, longer than the header of one would be.\n" * 20)
     before = file.read_bytes()
     with pytest.raises(StorageError, match="cannot be opened: file is not a database"):
-        Tracker(empty_home, "dots", f"sqlite:///{file}")
+        tracker_of(empty_home, "dots", f"sqlite:///{file}")
     assert file.read_bytes() == before
 
 
@@ -302,6 +331,6 @@ def test_a_server_that_is_not_there_is_a_sentence(empty_home: Home, monkeypatch:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     with pytest.raises(StorageError, match=r"^The tracking server cannot be reached") as caught:
-        Tracker(empty_home, "dots", f"http://user:hunter2@127.0.0.1:{port}")
+        tracker_of(empty_home, "dots", f"http://user:hunter2@127.0.0.1:{port}")
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -94,7 +95,9 @@ BAD: list[tuple[type[Settings], dict[str, Any], str]] = [
 def test_a_bad_value_is_refused_by_field_value_and_what_is_allowed(
     settings_class: type[Settings], values: dict[str, Any], sentence: str
 ) -> None:
-    for build in (lambda: settings_class(**values), lambda: settings_class.from_dict(values)):
+    builds: tuple[Callable[[], Settings], ...]
+    builds = (lambda: settings_class(**values), lambda: settings_class.from_dict(values))
+    for build in builds:
         with pytest.raises(SettingsError, match=sentence) as caught:
             build()
         assert isinstance(caught.value, InputError | ValueError)
@@ -104,7 +107,7 @@ def test_a_bad_value_is_refused_by_field_value_and_what_is_allowed(
 
 def test_every_bad_value_is_named_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        TrialConfig(width=0, batch_size=0, depth=1)
+        TrialConfig(width=0, batch_size=0, depth=1)  # type: ignore[call-arg]
     for part in ("width is 0", "batch_size is 0", "no setting 'depth'"):
         assert part in str(caught.value)
 
@@ -112,8 +115,8 @@ def test_every_bad_value_is_named_at_once() -> None:
 def test_settings_cannot_be_changed() -> None:
     config = TrialConfig(width=4)
     with pytest.raises(ValidationError, match="frozen"):
-        config.width = 5
+        config.width = 5  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
-        config.schedule.tries = 5
+        config.schedule.tries = 5  # type: ignore[misc]
     assert config == TrialConfig(width=4)
     assert len({config, TrialConfig(width=4), TrialConfig(width=5)}) == 2

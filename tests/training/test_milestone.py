@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_tasks import Bowl, BowlWithDropout, Rings, assert_same_checkpoint, config, weight_bits
 
 from pbp_search.dendrites import dendritic_modules
 from pbp_search.errors import CheckpointError
 from pbp_search.training import Checkpoint, EpochRecord, GrowthRecord, Milestone, build_network, milestone
 from pbp_search.training.milestone import FORMAT, weights_of
+from tests.training.tiny_tasks import Bowl, BowlWithDropout, Rings, assert_same_checkpoint, config, weight_bits
 
 
 def described(**changes: object) -> Milestone:

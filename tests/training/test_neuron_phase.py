@@ -3,12 +3,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
-from tiny_tasks import Bowl, BowlWithDropout, NegatedBowl, Rings, config
 from torch import Tensor, nn
 
 from pbp_search.dendrites import dendritic_modules
 from pbp_search.errors import TrainingError
 from pbp_search.training import CycleSchedule, Fixed, Split, Task, build_network, evaluate, train_neurons
+from tests.training.tiny_tasks import Bowl, BowlWithDropout, NegatedBowl, Rings, config
 
 TASKS = [Rings(), Bowl(), NegatedBowl(), BowlWithDropout()]
 

@@ -4,11 +4,30 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
-import tiny_tasks
 import torch
-from tiny_tasks import (
+from torch import Tensor, nn
+
+from pbp_search.dendrites import dendritic_modules, fold, parameter_count, weight_bytes
+from pbp_search.errors import TrainingError
+from pbp_search.training import (
+    Checkpoint,
+    CycleSchedule,
+    Direction,
+    EpochRecord,
+    Fixed,
+    Plateau,
+    Stopper,
+    Task,
+    better,
+    evaluate,
+    run_chain,
+    run_rung,
+)
+from tests.training import tiny_tasks
+from tests.training.tiny_tasks import (
     Bowl,
     BowlWithDropout,
     CoinToss,
@@ -21,29 +40,14 @@ from tiny_tasks import (
     figures,
     weight_bits,
 )
-from torch import Tensor, nn
-
-from pbp_search.dendrites import dendritic_modules, fold, parameter_count, weight_bytes
-from pbp_search.errors import TrainingError
-from pbp_search.training import (
-    Checkpoint,
-    CycleSchedule,
-    EpochRecord,
-    Fixed,
-    Plateau,
-    Stopper,
-    Task,
-    better,
-    evaluate,
-    run_chain,
-    run_rung,
-)
 
 TASKS: dict[str, Task] = {task.name: task for task in (Rings(), Bowl(), BowlWithDropout())}
 
+Chains = dict[str, list[Checkpoint]]
+
 
 @pytest.fixture(scope="module")
-def chains() -> dict[str, list[Checkpoint]]:
+def chains() -> Chains:
     """Chains that were asked for 3 dendrites; each has at least two generations that stayed."""
     grown = {name: run_chain(task, config(), 3) for name, task in TASKS.items()}
     assert all(chain[2].milestone.accepted for chain in grown.values())
@@ -61,7 +65,7 @@ def neuron_epochs(checkpoint: Checkpoint, attempt: int | None = None) -> list[Ep
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_generation_that_stays_betters_the_milestone_before(name: str, chains: dict) -> None:
+def test_every_generation_that_stays_betters_the_milestone_before(name: str, chains: Chains) -> None:
     direction = TASKS[name].direction
     for d, (previous, current) in enumerate(zip(chains[name], chains[name][1:], strict=False), start=1):
         if current.milestone.accepted:
@@ -73,7 +77,7 @@ def test_every_generation_that_stays_betters_the_milestone_before(name: str, cha
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_milestone_describes_its_network(name: str, chains: dict) -> None:
+def test_a_milestone_describes_its_network(name: str, chains: Chains) -> None:
     task, data = TASKS[name], TASKS[name].data()
     for checkpoint in chains[name]:
         milestone, network = checkpoint.milestone, checkpoint.network(task)
@@ -85,7 +89,7 @@ def test_a_milestone_describes_its_network(name: str, chains: dict) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_score_is_the_best_of_its_cycle_in_the_metrics_direction(name: str, chains: dict) -> None:
+def test_the_score_is_the_best_of_its_cycle_in_the_metrics_direction(name: str, chains: Chains) -> None:
     best = max if TASKS[name].direction == "maximize" else min
     for checkpoint in chains[name]:
         if checkpoint.milestone.accepted:
@@ -109,7 +113,7 @@ def test_every_epoch_is_counted_and_told_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_accepted_generations_never_change_again(name: str, chains: dict) -> None:
+def test_accepted_generations_never_change_again(name: str, chains: Chains) -> None:
     for previous, current in zip(chains[name], chains[name][1:], strict=False):
         kept = {key: value for key, value in previous.weights.items() if ".generations." in key}
         for key, value in kept.items():
@@ -140,10 +144,10 @@ class Watched:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_dendrite_phase_changes_nothing_but_the_new_generation(name: str, chains: dict) -> None:
+def test_a_dendrite_phase_changes_nothing_but_the_new_generation(name: str, chains: Chains) -> None:
     for previous in chains[name][:2]:
         watched = Watched(TASKS[name])
-        result = run_rung(watched, config(), previous, on_epoch=watched.on_epoch)
+        result = run_rung(cast(Task, watched), config(), previous, on_epoch=watched.on_epoch)
         assert watched.states
         new = f"generations.{previous.milestone.dendrites}."
         for state in watched.states:
@@ -218,7 +222,7 @@ def test_a_later_try_can_stay() -> None:
 
 
 @pytest.mark.parametrize("twin", [NegatedBowl(), ShiftedBowl()])
-def test_the_sign_and_the_zero_of_a_metric_do_not_matter(twin: Task, chains: dict) -> None:
+def test_the_sign_and_the_zero_of_a_metric_do_not_matter(twin: Task, chains: Chains) -> None:
     chain = run_chain(twin, config(), 3)
     assert len(chain) == len(chains["bowl"])
     for left, right in zip(chain, chains["bowl"], strict=True):
@@ -230,7 +234,7 @@ def test_the_sign_and_the_zero_of_a_metric_do_not_matter(twin: Task, chains: dic
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 @pytest.mark.parametrize("neuron", [Fixed(epochs=3), Plateau(patience=2, max_epochs=9)])
-def test_a_metric_that_is_always_zero_is_never_bettered(direction: str, neuron: Fixed | Plateau) -> None:
+def test_a_metric_that_is_always_zero_is_never_bettered(direction: Direction, neuron: Fixed | Plateau) -> None:
     task = ZeroBowl()
     task.direction = direction
     before, after = run_chain(task, config(schedule=useless(neuron=neuron, acceptance=0.0)), 2)
@@ -240,12 +244,13 @@ def test_a_metric_that_is_always_zero_is_never_bettered(direction: str, neuron: 
     assert weight_bits(after) == weight_bits(before)
 
 
-def test_milestones_continued_in_another_process_are_the_same_bit_for_bit(tmp_path: Path, chains: dict) -> None:
+def test_milestones_continued_in_another_process_are_the_same_bit_for_bit(tmp_path: Path, chains: Chains) -> None:
     for name in TASKS:
         chains[name][1].save(tmp_path / f"{name}.before")
-    program = Path(tiny_tasks.__file__)
+    root = Path(tiny_tasks.__file__).parents[2]
+    program = [sys.executable, "-m", tiny_tasks.__name__, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "77"}
-    subprocess.run([sys.executable, program, tmp_path], check=True, env=environment, cwd=tmp_path)
+    subprocess.run(program, check=True, env=environment, cwd=root)
     for name in TASKS:
         elsewhere = Checkpoint.load(tmp_path / f"{name}.after")
         assert_same_checkpoint(elsewhere, chains[name][2])
@@ -254,7 +259,7 @@ def test_milestones_continued_in_another_process_are_the_same_bit_for_bit(tmp_pa
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_chain_does_not_depend_on_how_many_dendrites_are_wanted(name: str, chains: dict) -> None:
+def test_a_chain_does_not_depend_on_how_many_dendrites_are_wanted(name: str, chains: Chains) -> None:
     for wanted in (0, 1):
         shorter = run_chain(TASKS[name], config(), wanted)
         assert len(shorter) == wanted + 1
@@ -263,7 +268,7 @@ def test_a_chain_does_not_depend_on_how_many_dendrites_are_wanted(name: str, cha
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_seed_is_all_that_a_chain_depends_on(name: str, chains: dict) -> None:
+def test_a_seed_is_all_that_a_chain_depends_on(name: str, chains: Chains) -> None:
     torch.manual_seed(4711)
     again, other = run_rung(TASKS[name], config()), run_rung(TASKS[name], config(seed=1))
     assert_same_checkpoint(again, chains[name][0])
@@ -272,14 +277,14 @@ def test_a_seed_is_all_that_a_chain_depends_on(name: str, chains: dict) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_rung_leaves_torchs_global_stream_alone(name: str, chains: dict) -> None:
+def test_a_rung_leaves_torchs_global_stream_alone(name: str, chains: Chains) -> None:
     for previous in (None, chains[name][0]):
         stream = torch.get_rng_state()
         run_rung(TASKS[name], config(), previous)
         assert torch.equal(torch.get_rng_state(), stream)
 
 
-def test_a_rung_does_not_change_the_milestone_it_continues(chains: dict) -> None:
+def test_a_rung_does_not_change_the_milestone_it_continues(chains: Chains) -> None:
     previous = chains["bowl"][0]
     weights, described = weight_bits(previous), figures(previous)
     run_rung(Bowl(), config(), previous)
@@ -325,7 +330,7 @@ def test_a_loss_or_score_that_is_not_finite_ends_the_rung(task: Task, sentence: 
         run_rung(task, config())
 
 
-def test_an_error_that_is_not_finite_ends_the_rung(chains: dict) -> None:
+def test_an_error_that_is_not_finite_ends_the_rung(chains: Chains) -> None:
     # The loss itself is finite; its gradient is 0 times the infinite slope of the root.
     task = Broken(lambda losses: (0 * losses).sqrt())
     with pytest.raises(TrainingError, match=r"An input or error of the module '\w' is NaN or infinite"):

@@ -11,7 +11,9 @@ NAN = float("nan")
 OPPOSITE: dict[Direction, Direction] = {"maximize": "minimize", "minimize": "maximize"}
 
 
-def ends_after(rule: Plateau | Fixed, scores: list[float], generation: int = 0, direction: Direction = "maximize"):
+def ends_after(
+    rule: Plateau | Fixed, scores: list[float], generation: int = 0, direction: Direction = "maximize"
+) -> int | None:
     """After how many scores the phase is over; None if it goes on."""
     stop = Stopper(rule, generation, direction)
     for count, score in enumerate(scores, start=1):

@@ -5,18 +5,19 @@ from typing import Any
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from tiny_tasks import Bowl, NegatedBowl, Rings, config
 from torch import Tensor, nn
 
 from pbp_search.errors import InputError, TaskError, UnsupportedModuleError
-from pbp_search.training import ClassificationTask, Data, Split, Task, check_task, run_chain
+from pbp_search.training import ClassificationTask, Data, Direction, Split, Task, check_task, run_chain
+from tests.training.tiny_tasks import Bowl, NegatedBowl, Rings, config
 
 
 def broken(**changes: Any) -> Task:
     """A bowl with some attributes changed; None takes one away."""
 
     class Broken:
-        name, metric, direction, widths = "broken", "error", "minimize", (1, 4)
+        name, metric, widths = "broken", "error", (1, 4)
+        direction: Direction = "minimize"
         data, model, loss, score = Bowl.data, Bowl.model, Bowl.loss, Bowl.score
 
     for attribute, value in changes.items():
@@ -31,7 +32,7 @@ def with_data(change: Callable[[Data], object]) -> Task:
     return broken(data=lambda self: change(Bowl().data()))
 
 
-def with_part(part: str, change: Callable[[Split], object]) -> Task:
+def with_part(part: str, change: Callable[[Split], Any]) -> Task:
     return with_data(lambda data: dataclasses.replace(data, **{part: change(getattr(data, part))}))
 
 
@@ -89,7 +90,7 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     "data are something else": (lambda: with_data(lambda data: (1, 2)), r"data\(\) returned tuple: it must return"),
     "a part is no split": (lambda: with_part("test", lambda part: None), r"the test data must be a .*Split"),
     "inputs are no tensor": (
-        lambda: with_part("train", lambda part: Split(part.inputs.numpy(), part.targets)),
+        lambda: with_part("train", lambda part: Split(part.inputs.numpy(), part.targets)),  # type: ignore[arg-type]
         r"the train data must be a .*Split of two tensors",
     ),
     "no rows": (
@@ -198,7 +199,7 @@ def test_inputs_may_be_whole_numbers() -> None:
 
     task = broken(
         data=lambda self: counted(Bowl().data()),
-        model=lambda self, width: nn.Sequential(Floating(), *Bowl().model(width)),
+        model=lambda self, width: nn.Sequential(Floating(), *Bowl().model(width).children()),
     )
     assert check_task(task).train.inputs.dtype == torch.int64
 

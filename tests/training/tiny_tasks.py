@@ -8,7 +8,17 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pbp_search.training import Checkpoint, ClassificationTask, CycleSchedule, Data, Fixed, Split, TrialConfig, run_rung
+from pbp_search.training import (
+    Checkpoint,
+    ClassificationTask,
+    CycleSchedule,
+    Data,
+    Direction,
+    Fixed,
+    Split,
+    TrialConfig,
+    run_rung,
+)
 
 
 def splits(inputs: Tensor, targets: Tensor) -> Data:
@@ -46,7 +56,7 @@ class Bowl:
 
     name = "bowl"
     metric = "error"
-    direction = "minimize"
+    direction: Direction = "minimize"
     widths = (1, 4)
 
     def data(self) -> Data:
@@ -78,7 +88,7 @@ class NegatedBowl(Bowl):
     """The same, maximised: all scores are negative."""
 
     name = "negated_bowl"
-    direction = "maximize"
+    direction: Direction = "maximize"
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
         return -super().score(outputs, targets)
