@@ -53,28 +53,6 @@ class Dots:
         return 1 / (1 + float(self.loss(outputs, targets).double().mean()))
 
 
-class Valley:
-    """Regression: the metric is minimised."""
-
-    name = "valley"
-    metric = "error"
-    direction: Direction = "minimize"
-    widths = (1, 4)
-
-    def data(self) -> Data:
-        inputs = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
-        return splits(inputs, inputs.square().sum(1, keepdim=True))
-
-    def model(self, width: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 1))
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs - targets).square().sum(1)
-
-    def score(self, outputs: Tensor, targets: Tensor) -> float:
-        return float(self.loss(outputs, targets).double().mean())
-
-
 def quick_space(**changes: Any) -> SearchSpace:
     """A few epochs a phase; whatever is better stays."""
     return SearchSpace(
@@ -92,6 +70,11 @@ def quick_space(**changes: Any) -> SearchSpace:
             **changes,
         }
     )
+
+
+def quick_study(home: Home, task: Any = None, **arguments: Any) -> Study:
+    """The study of the dots in the quick space, or another one."""
+    return Study.create(task or Dots(), home=home, **{"space": quick_space(), "seed": 8, **arguments})
 
 
 def quick_config(**changes: Any) -> TrialConfig:

@@ -1,5 +1,6 @@
 """The tests of the command line share a task file and a study of it, from ``commands.py`` beside this file."""
 
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from pbp_search.cli.main import _run
 from pbp_search.home import Home
 from pbp_search.search import Study
+from tests.cli.bad_input import make_around
 from tests.cli.commands import Called, make_folder, make_place, make_study
 
 
@@ -39,6 +41,17 @@ def place(folder: Path, stores: Path) -> Home:
 def study(place: Home) -> Study:
     """A study of the own task, with two networks that nobody trained."""
     return make_study(place)
+
+
+@pytest.fixture(scope="package")
+def around(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> Iterator[dict[str, object]]:
+    """Everything the bad commands name. They all work on the same: none of them may change it."""
+    above = tmp_path_factory.mktemp("bad")
+    folder = make_around(above, stores)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield {"folder": folder, "port": server.getsockname()[1], "empty": above / "empty"}
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -10,10 +11,14 @@ from pathlib import Path
 
 import click
 import mlflow
+import optuna
 import pytest
+import sqlalchemy
+from mlflow.exceptions import MissingConfigException, MlflowException
+from optuna.exceptions import StorageInternalError
 
 from pbp_search import errors
-from pbp_search.cli.main import cli
+from pbp_search.cli.main import cli, main
 from pbp_search.home import Home
 from pbp_search.search import Study
 from tests.cli.commands import Called, main_in
@@ -60,14 +65,7 @@ def test_every_command_and_option_is_explained(call: Callable[..., Called], name
     assert call(name, "-h").out == called.out
 
 
-def test_the_exit_code_says_whose_fault_it_was(call: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> None:
-    def raising(error: BaseException) -> Called:
-        def callback(**_: object) -> None:
-            raise error
-
-        monkeypatch.setattr(cli.commands["studies"], "callback", callback)
-        return call("studies")
-
+def test_the_exit_code_says_whose_fault_it_was(raising: Callable[[BaseException], Called]) -> None:
     for mine in (errors.InputError, errors.TaskError, errors.SettingsError, errors.CheckpointError, errors.StudyError):
         assert raising(mine("A sentence.")) == Called(2, "", "Error: A sentence.\n")
     for running in (errors.TrainingError, errors.ExportError, errors.PbpSearchError):
@@ -78,6 +76,96 @@ def test_the_exit_code_says_whose_fault_it_was(call: Callable[..., Called], monk
     assert "No space left on device" in full.err
     with pytest.raises(ZeroDivisionError):  # a defect of ours shows its traceback
         raising(ZeroDivisionError())
+
+
+@pytest.fixture
+def raising(call: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Called]:
+    """Call a command that raises an error."""
+
+    def raise_in_command(error: BaseException) -> Called:
+        def callback(**_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(cli.commands["studies"], "callback", callback)
+        return call("studies")
+
+    return raise_in_command
+
+
+SECRETS = ("hunter2", "UPDATE", "trials SET", "postgresql://", "https://", "Traceback")
+
+
+def locked() -> sqlalchemy.exc.OperationalError:
+    """SQLAlchemy's own text has the statement with its values in it."""
+    cause = sqlite3.OperationalError("database is locked\nand more")
+    return sqlalchemy.exc.OperationalError("UPDATE trials SET user = ?", ("hunter2",), cause)
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+STORE_ERRORS: dict[str, tuple[Callable[[], Exception], str]] = {
+    "SQLAlchemy's": (locked, "OperationalError: database is locked"),
+    "SQLAlchemy's without a cause": (
+        lambda: sqlalchemy.exc.InvalidRequestError("UPDATE at postgresql://me:hunter2@host/x"),
+        "InvalidRequestError",
+    ),
+    "Optuna's": (
+        lambda: caused(StorageInternalError("An exception is raised during the commit: UPDATE trials SET"), locked()),
+        "OperationalError: database is locked",
+    ),
+    "Optuna's without a cause": (lambda: StorageInternalError("UPDATE trials SET hunter2"), "StorageInternalError"),
+    "MLflow's": (
+        lambda: MlflowException("API request to https://me:hunter2@host failed: UPDATE runs"),
+        "MlflowException",
+    ),
+    "MLflow's with a cause": (
+        lambda: caused(MlflowException("(sqlite3.OperationalError) UPDATE runs hunter2"), locked()),
+        "OperationalError: database is locked",
+    ),
+    "a kind of MLflow's": (lambda: MissingConfigException("hunter2"), "MissingConfigException"),
+}
+
+
+@pytest.mark.parametrize("kind", STORE_ERRORS)
+def test_an_error_of_a_store_is_one_sentence_without_secrets(
+    raising: Callable[[BaseException], Called], kind: str
+) -> None:
+    error, reason = STORE_ERRORS[kind]
+    called = raising(error())
+    assert called == Called(1, "", f"Error: A store failed: {reason}. The same command goes on.\n")
+    assert not any(secret in called.err for secret in SECRETS)
+
+
+def test_errors_of_other_libraries_are_defects_of_ours(raising: Callable[[BaseException], Called]) -> None:
+    for error in (sqlite3.OperationalError("x"), optuna.exceptions.TrialPruned("x"), ValueError("mlflow")):
+        with pytest.raises(type(error)):
+            raising(error)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_program_with_its_exit_code(
+    call: Callable[..., Called], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli.commands["studies"], "callback", lambda **_: signal.raise_signal(number))
+    monkeypatch.setattr(sys, "argv", ["pbp-search", "studies"])
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == code
+
+
+def test_a_program_that_ends_with_a_number_has_it_as_exit_code(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[..., Called]
+) -> None:
+    for result, code in ((0, 0), (1, 1), (None, 0)):
+        monkeypatch.setattr(cli.commands["studies"], "callback", lambda result=result, **_: result)
+        assert call("studies").code == code
 
 
 SLOW = """

@@ -114,6 +114,41 @@ def test_a_study_of_which_nothing_succeeds(call: Call, folder: Path, place: Home
     assert len(Study.load("own", place).failures()) == 7
 
 
+MARKED = """
+from own import Own
+
+
+class Marked(Own):
+    name, metric = "[red]x[/]", "[b]share[/b]"
+
+    def loss(self, outputs, targets):
+        if outputs.shape[0] > 2 and outputs.requires_grad and self.fails:
+            raise ValueError("[red]not[/] [today] [/]")
+        return super().loss(outputs, targets)
+
+    fails = False
+
+
+class Failing(Marked):
+    fails = True
+"""
+
+
+def test_whatever_looks_like_markup_is_printed_as_it_is(call: Call, folder: Path, place: Home) -> None:
+    (folder / "marked.py").write_text(MARKED)
+    failing = call("run", "marked.py:Failing", "--study", "a", "--trials", 1)
+    assert failing.code == 1
+    assert "Trial 0 failed: ValueError: [red]not[/] [today] [/]" in failing.err.splitlines()
+    called = call("run", "marked.py:Marked", "--study", "a", "--trials", 2)
+    assert called.code == 0
+    assert "Trial 0 failed: ValueError: [red]not[/] [today] [/]" in called.err.splitlines()
+    title = "Front of a: 1 of 1 networks (validation [b]share[/b])"
+    assert title in called.out
+    assert title in call("front", "a").out
+    (row,) = (line.split() for line in call("studies").out.splitlines() if "red" in line)
+    assert row == ["a", "[red]x[/]", "[b]share[/b]", "2", "1", "1"]
+
+
 def test_interrupting_is_no_error(call: Call, folder: Path, place: Home) -> None:
     (folder / "failing.py").write_text(FAILING.replace('losses * float("nan")', "stop()") + STOP)
     called = call("run", "failing.py:Failing", "--trials", 2)

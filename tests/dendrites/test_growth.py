@@ -10,6 +10,35 @@ from pbp_search.errors import TrainingError
 from tests.dendrites.grown_networks import NONLINEARITIES, assert_same_bits, assert_same_state, dendritic, state_of
 
 
+def grown(score: float, noise: float = 0.01, floor: float = 0.5) -> Growth:
+    return Growth(score=score, floor=floor, noise=noise, scores=(score,), epochs=2)
+
+
+# The quantiles of a normal distribution that 2%, 1%, 0.2% and 0.02% lie above.
+@pytest.mark.parametrize(("tests", "deviations"), [(1, 2.0537), (2, 2.3263), (10, 2.8782), (100, 3.5401)])
+@pytest.mark.parametrize("noise", [0.01, 0.1])
+def test_of_more_growths_chance_has_more_throws(tests: int, deviations: float, noise: float) -> None:
+    # The difference of two scores has the root of 2 times the deviation of one.
+    limit = deviations * 2**0.5 * noise
+    assert grown(0.5 + 1.001 * limit, noise).above_floor(tests)
+    assert not grown(0.5 + 0.999 * limit, noise).above_floor(tests)
+    assert not grown(0.5 - 1.001 * limit, noise).above_floor(tests)
+
+
+def test_one_growth_is_looked_at_alone_unless_said_otherwise() -> None:
+    growth = grown(0.5 + 2.2 * 2**0.5 * 0.01)
+    assert growth.above_floor()
+    assert growth.above_floor(1)
+    assert not growth.above_floor(2)
+
+
+@pytest.mark.parametrize("tests", [1, 100])
+def test_without_noise_whatever_is_more_than_the_floor_stands_above_it(tests: int) -> None:
+    assert grown(0.5 + 1e-9, noise=0.0).above_floor(tests)
+    assert not grown(0.5, noise=0.0).above_floor(tests)
+    assert not grown(0.5 - 1e-9, noise=0.0).above_floor(tests)
+
+
 class StopAfter:
     """Ends a phase after some epochs, and keeps the scores it was told."""
 

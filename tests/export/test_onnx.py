@@ -1,6 +1,9 @@
+import errno
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ import pbp_search.export.onnx as exporting
 from pbp_search.errors import ExportError, InputError
 from pbp_search.export import Exported, export_onnx, run_onnx
 from pbp_search.training import Checkpoint, ClassificationTask, Data, Split, Task
-from tests.quick_studies import Dots, Valley, random_checkpoint
+from tests.quick_studies import Dots, random_checkpoint
+from tests.training.tiny_tasks import Bowl
 
 
 class Marked(Dots):
@@ -26,7 +30,7 @@ class Marked(Dots):
         return Data(*(Split(part.inputs + 1234.5678, part.targets) for part in parts))
 
 
-class Normalised(Valley):
+class Normalised(Bowl):
     """Buffers, dropout and a Linear without bias."""
 
     name = "normalised"
@@ -54,7 +58,7 @@ class Words(ClassificationTask):
 CASES: dict[str, tuple[Task, int]] = {
     "no generation": (Dots(), 0),
     "1 generation": (Dots(), 1),
-    "2 generations": (Valley(), 2),
+    "2 generations": (Bowl(), 2),
     "3 generations": (Dots(), 3),
     "normalised": (Normalised(), 1),
     "words": (Words(), 1),
@@ -219,6 +223,61 @@ def test_a_failure_keeps_the_export_that_was_there(tmp_path: Path, monkeypatch: 
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert list(tmp_path.iterdir()) == [folder]
     assert first.file.exists()
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for a file system of its own: nothing can be renamed into it from outside."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("kept")
+    inside = folder.resolve()
+
+    def only_inside(original: Callable[..., Any]) -> Callable[..., Any]:
+        def rename(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+            places = {Path(path).resolve().is_relative_to(inside) for path in (source, target)}
+            if len(places) > 1:
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            return original(source, target, *args, **kwargs)
+
+        return rename
+
+    for owner, name in ((Path, "replace"), (Path, "rename"), (os, "replace"), (os, "rename")):
+        monkeypatch.setattr(owner, name, only_inside(getattr(owner, name)))
+    with pytest.raises(OSError, match="cross-device"):
+        (tmp_path / "mounted" / "notes.txt").replace(tmp_path / "notes.txt")
+    return folder
+
+
+def test_the_folder_may_be_a_file_system_of_its_own(foreign: Path) -> None:
+    export_onnx(random_checkpoint(Dots(), 0), Dots(), foreign)
+    second = export_onnx(random_checkpoint(Dots(), 1), Dots(), foreign, overwrite=True)
+    assert sorted(file.name for file in foreign.iterdir()) == ["model.json", "model.onnx", "notes.txt"]
+    assert json.loads((foreign / "model.json").read_text())["dendrites"] == 1
+    assert second.file == foreign / "model.onnx"
+    assert [path.name for path in foreign.parent.iterdir()] == ["mounted"]
+
+
+@pytest.mark.parametrize("place", ["run", "card", "move", "interrupt"])
+def test_nothing_is_left_in_a_folder_after_a_failure(
+    foreign: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*_: object, **__: object) -> Any:
+        raise KeyboardInterrupt if place == "interrupt" else OSError(errno.ENOSPC, "No space left on device")
+
+    expected: type[BaseException] = {"run": ExportError, "card": OSError, "move": InputError}.get(
+        place, KeyboardInterrupt
+    )
+    if place == "run":
+        monkeypatch.setattr(exporting, "run_onnx", wrong_outputs)
+    else:
+        monkeypatch.setattr(Path, "replace" if place == "move" else "write_text", full)
+    with pytest.raises(expected) as caught:
+        export_onnx(random_checkpoint(Dots(), 0), Dots(), foreign)
+    if place == "move":
+        assert str(caught.value) == f"The folder {foreign} cannot be written to: No space left on device."
+    assert [file.name for file in foreign.iterdir()] == ["notes.txt"]
+    assert [path.name for path in foreign.parent.iterdir()] == ["mounted"]
 
 
 def test_a_network_that_onnx_cannot_express_is_a_sentence(tmp_path: Path) -> None:

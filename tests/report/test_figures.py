@@ -10,14 +10,15 @@ from pbp_search.home import Home
 from pbp_search.report import draw_plotly, draw_png, write_front
 from pbp_search.search import Study
 from pbp_search.training import Milestone, Task
-from tests.quick_studies import Dots, Valley, fill, milestone
+from tests.quick_studies import Dots, fill, milestone
+from tests.training.tiny_tasks import Bowl
 
 PLAIN = [milestone(0.5, 12), milestone(0.6, 120), milestone(0.4, 500)]
 GROWN = [*PLAIN, milestone(0.7, 40, dendrites=1, requested=1), milestone(0.9, 4000, dendrites=6, requested=6)]
 STUDIES: dict[str, tuple[Task, list[Milestone]]] = {
     "no dendrites": (Dots(), PLAIN),
     "dendrites": (Dots(), GROWN),
-    "minimised": (Valley(), GROWN),
+    "minimised": (Bowl(), GROWN),
 }
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from pbp_search.home import Home
 from pbp_search.report import front_csv, front_json, front_table, publish_front, write_front
 from pbp_search.search import Study
-from tests.quick_studies import Dots, Valley, fill, milestone, quick_config
+from tests.quick_studies import Dots, fill, milestone, quick_config
+from tests.training.tiny_tasks import Bowl
 
 COLUMNS = ["trial", "width", "dendrites", "parameters", "weight_bytes", "score", "train_score", "epochs", "seconds"]
 
@@ -93,7 +94,7 @@ def test_the_table_shows_all_of_it_on_80_columns(study: Study) -> None:
 
 
 def test_a_minimised_metric(home: Home) -> None:
-    study = fill(Study.create(Valley(), home=home), MILESTONES)
+    study = fill(Study.create(Bowl(), home=home), MILESTONES)
     assert [row["trial"] for row in json.loads(front_json(study.front()))] == [0, 1]
     assert "2 of 4 networks (validation error)" in shown(study, 80)
 

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from optuna.trial import TrialState
 from torch import Tensor, nn
@@ -12,13 +13,10 @@ from pbp_search.errors import CheckpointError, SettingsError, StorageError, Stud
 from pbp_search.home import Home
 from pbp_search.search import Outcome, SearchSpace, Study, list_studies
 from pbp_search.training import Direction, run_rung
-from tests.quick_studies import Dots, Valley, figures, fill, milestone, quick_space, recorded, story, weight_bits
+from tests.quick_studies import Dots, figures, quick_space, quick_study, recorded, story, weight_bits
+from tests.training.tiny_tasks import Bowl
 
 TRIALS = 7
-
-
-def quick_study(home: Home, task: Any = None, **arguments: Any) -> Study:
-    return Study.create(task or Dots(), home=home, **{"space": quick_space(), "seed": 8, **arguments})
 
 
 def test_every_trial_is_one_rung(finished: Study) -> None:
@@ -108,30 +106,6 @@ def test_going_on_equals_never_having_stopped(finished: Study, home: Home) -> No
     assert [point.payload.trial for point in front] == [point.payload.trial for point in finished.front()]
 
 
-class Interrupted(Dots):
-    """Ctrl-C in the middle of a trial."""
-
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        self.batches -= len(outputs) > 2 and outputs.requires_grad  # not the checks of the task
-        if self.batches == 0:
-            raise KeyboardInterrupt
-        return super().loss(outputs, targets)
-
-
-def test_an_interrupted_trial_is_done_again_under_its_number(finished: Study, home: Home) -> None:
-    for batches in (9, 9):
-        with pytest.raises(KeyboardInterrupt):
-            quick_study(home).run(Interrupted(batches), TRIALS)
-        assert 0 < len(quick_study(home).finished()) < TRIALS
-    study = quick_study(home)
-    study.run(Dots(), TRIALS)
-    assert story(study) == story(finished)
-    assert recorded(home, "dots") == set(range(TRIALS))
-
-
 def test_a_finished_study_does_nothing_more(finished: Study) -> None:
     before = story(finished)
     outcomes: list[Outcome] = []
@@ -161,12 +135,6 @@ def test_bad_numbers_are_refused(home: Home, arguments: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="must be greater than 0"):
         study.run(Dots(), **{"trials": 1, **arguments})
     assert study.finished() == []
-
-
-class Upwards(Valley):
-    """A valley that is climbed."""
-
-    direction: Direction = "maximize"
 
 
 class Downwards(Dots):
@@ -271,6 +239,32 @@ def test_a_failed_rung_keeps_its_reason_and_the_study_goes_on(
     assert recorded(home, "dots") == set(range(16))
 
 
+def test_a_failed_trial_keeps_its_epochs_in_mlflow(home: Home) -> None:
+    class NaNAfterAWhile(Dots):
+        """Two batches an epoch: NaN in the third one."""
+
+        batches = 0
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            self.batches += len(outputs) > 2 and outputs.requires_grad
+            return super().loss(outputs, targets) * (math.nan if self.batches > 4 else 1)
+
+    study = quick_study(home, NaNAfterAWhile(), space=quick_space(schedules=("fixed",), neuron_epochs=(4, 4)))
+    study.run(NaNAfterAWhile(), 1)
+    assert list(study.failures()) == [0]
+    client = mlflow.MlflowClient(home.tracking_uri)
+    experiment = client.get_experiment_by_name("dots")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`pbp_search.trial` = '0'")
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure"] == "The training loss became nan: try a smaller learning rate."
+    assert run.data.metrics.keys() == {"train_loss", "validation_score"}
+    for name in run.data.metrics:
+        points = client.get_metric_history(run.info.run_id, name)
+        assert [point.step for point in points] == [0, 1]
+        assert all(math.isfinite(point.value) for point in points)
+
+
 def test_a_damaged_parent_fails_its_promotion_only(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     study = quick_study(home)
     study.run(Dots(), 1)
@@ -298,8 +292,8 @@ def test_a_bad_task_starts_nothing(home: Home) -> None:
 
 
 def test_a_minimised_study(home: Home) -> None:
-    study = quick_study(home, Valley())
-    study.run(Valley(), 6)
+    study = quick_study(home, Bowl())
+    study.run(Bowl(), 6)
     assert study.definition.direction == "minimize"
     scores = [rung.milestone.score for rung in study.rungs()]
     assert study.front().best().score == min(scores)
@@ -344,79 +338,6 @@ def test_studies_of_other_programs_are_left_alone(home: Home) -> None:
     theirs = optuna.load_study(study_name="theirs", storage=home.storage_url)
     assert theirs.user_attrs == {}
     assert theirs.trials == []
-
-
-@pytest.fixture
-def archived(home: Home) -> tuple[Study, str, list[dict[str, Any]]]:
-    study = quick_study(home)
-    study.run(Dots(), 4)
-    before = story(study)
-    return study, study.archive(), before
-
-
-def test_an_archived_study_keeps_everything(archived: tuple[Study, str, list[dict[str, Any]]], home: Home) -> None:
-    _, dated, before = archived
-    assert dated.startswith("dots-2")
-    old = Study.load(dated, home)
-    assert [found.name for found in list_studies(home)] == [dated]
-    assert story(old) == before
-    assert old.definition.seed == 8
-    for rung in old.rungs():
-        assert old.checkpoint(rung.trial).milestone == rung.milestone
-    assert recorded(home, dated) == set(range(4))
-
-
-def test_a_new_study_takes_the_name(archived: tuple[Study, str, list[dict[str, Any]]], home: Home) -> None:
-    _, dated, before = archived
-    study = quick_study(home, seed=5)
-    assert study.finished() == []
-    study.run(Dots(), 2)
-    assert recorded(home, "dots") == {0, 1}
-    assert recorded(home, dated) == set(range(4))
-    assert story(Study.load(dated, home)) == before
-    # The old one can be gone on with, and adds to its own record.
-    old = Study.load(dated, home)
-    old.run(Dots(), 5)
-    assert story(old)[:4] == before
-    assert recorded(home, dated) == set(range(5))
-    assert len(old.checkpoint(4).weights) > 0
-
-
-def test_a_running_study_is_not_archived(home: Home) -> None:
-    study = quick_study(home)
-    trial = study._optuna.ask()
-    with study.folder.trial_lock(trial.number), pytest.raises(StudyError, match=r"is running \(trial 0\)"):
-        study.archive()
-    assert [found.name for found in list_studies(home)] == ["dots"]
-
-
-def test_archiving_twice_in_a_second(home: Home) -> None:
-    names = set()
-    for _ in range(3):
-        study = fill(quick_study(home), [milestone()])
-        names.add(study.archive())
-    assert len(names) == 3
-    assert {found.name for found in list_studies(home)} == names
-    assert all(len(found.finished()) == 1 for found in list_studies(home))
-
-
-def test_a_study_of_the_longest_name_can_be_archived(home: Home) -> None:
-    study = fill(quick_study(home, name="x" * 100), [milestone()])
-    dated = study.archive()
-    assert [found.name for found in list_studies(home)] == [dated]
-    assert len(Study.load(dated, home).finished()) == 1
-
-
-def test_a_tracking_store_that_cannot_be_opened_stops_archiving_before_it_begins(home: Home) -> None:
-    study = quick_study(home)
-    study.run(Dots(), 2)
-    (home.folder / "notes.txt").write_text("A text that is no database. " * 100)
-    with pytest.raises(StorageError):
-        study.archive(f"sqlite:///{home.folder}/notes.txt")
-    assert [found.name for found in list_studies(home)] == ["dots"]
-    assert len(Study.load("dots", home).finished()) == 2
-    assert len(list(study.folder.path.rglob("*.safetensors"))) == 2
-    assert recorded(home, "dots") == {0, 1}
 
 
 def test_a_study_trains_no_other_task(home: Home) -> None:

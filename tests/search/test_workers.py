@@ -4,15 +4,21 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
+import mlflow
 import pytest
 from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor
 
+from pbp_search.errors import TrainingError
 from pbp_search.home import Home
 from pbp_search.search import Outcome, Study
+from pbp_search.search.worker import Setup
+from pbp_search.search.workers import run_workers
 from pbp_search.training import run_rung
-from tests.quick_studies import Dots, figures, quick_space, recorded, weight_bits
+from tests.quick_studies import Dots, figures, quick_space, quick_study, recorded, weight_bits
 
 
 @pytest.fixture
@@ -70,3 +76,86 @@ def test_two_workers_of_which_one_is_killed(home: Home, tmp_path: Path, caplog: 
         expected = run_rung(Dots(), rung.milestone.config, previous)
         assert figures(rung.milestone) == figures(expected.milestone)
         assert weight_bits(study.checkpoint(rung.trial)) == weight_bits(expected)
+
+
+DIES = "a pool that dies"
+GIVEN_UP = (
+    "The workers were killed 6 times without finishing a trial: is there memory for 3 of them? "
+    "The same command with fewer --workers goes on."
+)
+
+
+class Pools:
+    """Stands for pools of workers: each tells its outcomes, and is done or dies after them."""
+
+    def __init__(self, *pools: tuple[Outcome | str, ...]) -> None:
+        self.left = list(pools)
+
+    def __call__(self, *_: object) -> Iterator[Outcome]:
+        for outcome in self.left.pop(0):
+            if isinstance(outcome, str):
+                raise TerminatedWorkerError("a worker was killed")
+            yield outcome
+
+
+def outcomes_of(monkeypatch: pytest.MonkeyPatch, pools: Pools) -> Iterator[Outcome]:
+    monkeypatch.setattr("pbp_search.search.workers._elsewhere", pools)
+    return run_workers(cast(Setup, None), 100, None, 3)
+
+
+def test_pools_that_die_again_and_again_without_an_outcome_are_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pools = Pools(*[(DIES,)] * 20)
+    with pytest.raises(TrainingError) as caught:
+        next(outcomes_of(monkeypatch, pools))
+    assert str(caught.value) == GIVEN_UP
+    assert len(pools.left) == 14
+    assert caplog.messages == ["A worker was killed: its trial is done again."] * 5
+
+
+def test_an_outcome_makes_the_deaths_before_it_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [Outcome(trial, None, "failed") for trial in range(5)]
+    pools = Pools(
+        *[(DIES,)] * 5,
+        (told[0], told[1], DIES),  # the first death since
+        *[(DIES,)] * 4,
+        (told[2], DIES),
+        (told[3], DIES),
+        *[(DIES,)] * 4,
+        (told[4],),
+    )
+    assert list(outcomes_of(monkeypatch, pools)) == told
+    assert pools.left == []
+
+
+def test_deaths_are_counted_from_the_last_outcome_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Outcome(0, None, "failed")
+    pools = Pools(*[(DIES,)] * 5, (told, DIES), *[(DIES,)] * 20)
+    outcomes = outcomes_of(monkeypatch, pools)
+    assert next(outcomes) == told
+    with pytest.raises(TrainingError) as caught:
+        next(outcomes)
+    assert str(caught.value) == GIVEN_UP
+    assert len(pools.left) == 15
+
+
+def test_a_study_whose_workers_are_given_up_has_failed_in_mlflow(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pbp_search.search.workers._elsewhere", Pools(*[(DIES,)] * 6))
+    study = quick_study(home)
+    with pytest.raises(TrainingError, match="The workers were killed 6 times"):
+        study.run(Dots(), 3, workers=3)
+    client = mlflow.MlflowClient(home.tracking_uri)
+    experiment = client.get_experiment_by_name("dots")
+    assert experiment is not None
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
+
+
+def test_errors_of_workers_other_than_their_death_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> Any:
+        raise TrainingError("A sentence.")
+        yield
+
+    monkeypatch.setattr("pbp_search.search.workers._elsewhere", failing)
+    with pytest.raises(TrainingError, match=r"^A sentence\.$"):
+        list(run_workers(cast(Setup, None), 100, None, 3))

@@ -9,11 +9,12 @@ from typing import Literal
 import mlflow
 import pytest
 from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
 
 from pbp_search.errors import InputError, StorageError
 from pbp_search.home import Home, StudyFolder
 from pbp_search.tracking import Tracker
-from pbp_search.training import GrowthRecord
+from pbp_search.training import EpochRecord, GrowthRecord
 from tests.quick_studies import milestone
 from tests.tracking import recording
 from tests.tracking.recording import record, tracker_of
@@ -122,6 +123,47 @@ def test_a_run_holds_what_the_trial_is(home: Home) -> None:
     assert "failure" not in run.data.tags
     history = client_of(home).get_metric_history(run.info.run_id, "train_loss")
     assert [(point.step, point.value) for point in history] == [(0, 1.0), (1, 0.5)]
+
+
+ODD_NAMES = {
+    "block(1)": "block_1_",
+    "conv[3x3]@left": "conv_3x3__left",
+    "weiß und schwarz": "weiß und schwarz",
+    "a+b=c": "a_b_c",
+    "two\nlines": "two_lines",
+    "quote'\"": "quote__",
+    "stage.0/inner:x-y_z": "stage.0/inner:x-y_z",
+    "\U0001f600": "_",
+}
+
+
+@pytest.mark.parametrize("module", ODD_NAMES)
+def test_modules_of_any_name_are_recorded(home: Home, module: str) -> None:
+    growth = GrowthRecord(module=module, generation=1, attempt=2, score=0.25, floor=0.125, noise=0.01, above_floor=True)
+    epochs = tuple(
+        EpochRecord(phase="dendrite", generation=1, attempt=2, epoch=epoch, values={f"correlation/{module}": epoch / 8})
+        for epoch in range(3)
+    )
+    reached = milestone(0.75, 40, dendrites=1, requested=1, growth=(growth,))
+    tracker_of(home, "dots").log_trial(record(0, milestone=reached, history=epochs))
+    run = only_run(home, 0)
+    assert run.info.status == "FINISHED"
+    allowed = ODD_NAMES[module]
+    assert run.data.metrics[f"growth/{allowed}/try_2/score"] == 0.25
+    assert run.data.metrics[f"growth/{allowed}/try_2/floor"] == 0.125
+    history = client_of(home).get_metric_history(run.info.run_id, f"correlation/{allowed}")
+    assert [point.value for point in history] == [0, 0.125, 0.25]
+    (file,) = home.artifacts.rglob("milestone.json")
+    assert json.loads(file.read_text())["growth"][0]["module"] == module
+
+
+@pytest.mark.xfail(raises=MlflowException, reason="MLflow takes no empty parts and 250 characters", strict=True)
+@pytest.mark.parametrize("module", ["a//b", "/a", "a/", "x." * 150 + "y"])
+def test_modules_whose_names_are_no_paths_are_recorded(home: Home, module: str) -> None:
+    growth = GrowthRecord(module=module, generation=1, attempt=0, score=0.25, floor=0.125, noise=0.01, above_floor=True)
+    tracker = tracker_of(home, "dots")
+    tracker.log_trial(record(0, milestone=milestone(growth=(growth,))))
+    assert tracker.recorded() == {0}
 
 
 def test_the_milestone_is_an_artifact_in_the_home(home: Home) -> None:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pbp_search.dendrites import dendritic_modules
 from pbp_search.errors import CheckpointError
 from pbp_search.training import Checkpoint, EpochRecord, GrowthRecord, Milestone, build_network, milestone
-from pbp_search.training.milestone import FORMAT, weights_of
+from pbp_search.training.milestone import FORMAT, _digest, weights_of
 from tests.training.tiny_tasks import Bowl, BowlWithDropout, Rings, assert_same_checkpoint, config, weight_bits
 
 
@@ -68,6 +69,57 @@ def test_weights_of_any_layout_and_value_are_kept(tmp_path: Path) -> None:
     assert torch.equal(loaded.weights["transposed"], weights["transposed"])
 
 
+DTYPES = [
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 2), (0,), (2, 0)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weights_of_any_type_and_shape_are_kept_and_have_a_checksum(
+    dtype: torch.dtype, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    value = torch.arange(1, 1 + torch.Size(shape).numel()).reshape(shape).to(dtype)
+    kept = Checkpoint(described(), {"value": value})
+    kept.save(tmp_path / "milestone")
+    loaded = Checkpoint.load(tmp_path / "milestone")
+    assert loaded.weights["value"].dtype == dtype
+    assert loaded.weights["value"].shape == shape
+    assert torch.equal(loaded.weights["value"], value)
+    assert _digest(loaded.weights) == _digest(kept.weights)
+    if value.numel():
+        changed = value.clone()
+        changed.view(-1)[-1] = 0
+        assert _digest({"value": changed}) != _digest(kept.weights)
+
+
+def test_the_checksum_is_of_names_types_shapes_and_values() -> None:
+    weights = {"a": torch.zeros(4), "b": torch.ones(2)}
+    others = [
+        {"a": torch.zeros(4)},
+        {"a": torch.zeros(4), "c": torch.ones(2)},
+        {"a": torch.zeros(2, 2), "b": torch.ones(2)},
+        {"a": torch.zeros(4, dtype=torch.int32), "b": torch.ones(2)},
+        {"a": torch.zeros(4), "b": torch.tensor([1.0, 2.0])},
+        {"a": torch.tensor([0.0, 0.0, 0.0, -0.0]), "b": torch.ones(2)},
+        {"a": torch.ones(2), "b": torch.zeros(4)},
+    ]
+    digests = {_digest(other) for other in others}
+    assert len(digests) == len(others)
+    assert _digest(weights) not in digests
+    assert _digest({"b": torch.ones(2), "a": torch.zeros(4)}) == _digest(weights), "the order does not matter"
+    assert _digest({"a": torch.zeros(4, 2)[:, 0], "b": torch.ones(2)}) == _digest(weights), "nor the layout"
+
+
 def test_a_milestone_restores_its_network(checkpoint: Checkpoint) -> None:
     torch.manual_seed(0)
     network, again = checkpoint.network(BowlWithDropout()), checkpoint.network(BowlWithDropout())
@@ -112,6 +164,21 @@ def test_a_save_that_fails_leaves_the_old_file(
     monkeypatch.undo()
     Checkpoint(described(epochs=13), {}).save(path)
     assert Checkpoint.load(path).milestone.epochs == 13
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_beside(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(weights: object, beside: Path, metadata: object) -> None:
+        Path(beside).write_bytes(b"half a file")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(milestone, "save_file", fail)
+    path = tmp_path / "milestone"
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        checkpoint.save(path)
+    assert str(caught.value).startswith(f"The milestone {path} cannot be written: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_replaced_as_a_whole(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -193,6 +260,24 @@ def test_a_truncated_or_lengthened_file_is_refused(checkpoint: Checkpoint, tmp_p
     path.write_bytes(whole + b"\0")
     with pytest.raises(CheckpointError, match="is damaged"):
         Checkpoint.load(path)
+
+
+def test_any_flipped_bit_of_the_weights_is_found(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    checkpoint.save(path)
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    assert len(whole) - start == sum(value.nbytes for value in checkpoint.weights.values())
+    bits = range(8 * start, 8 * len(whole))
+    for bit in (bits[0], bits[-1], *random.Random(0).sample(bits, 200)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError) as caught:
+            Checkpoint.load(path)
+        assert str(caught.value) == f"The milestone file {path} is damaged: its weights are not those written."
+    path.write_bytes(whole)
+    assert_same_checkpoint(Checkpoint.load(path), checkpoint)
 
 
 def test_a_mutated_file_is_refused_or_read_but_never_fails_otherwise(checkpoint: Checkpoint, tmp_path: Path) -> None:

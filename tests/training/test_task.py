@@ -42,7 +42,7 @@ def poisoned(values: Tensor, bad: float) -> Tensor:
     return values
 
 
-def raising(error: Exception) -> Callable[..., Any]:
+def raising(error: BaseException) -> Callable[..., Any]:
     def method(*args: object) -> Any:
         raise error
 
@@ -63,6 +63,19 @@ def with_output(forward: Callable[[Tensor], Any]) -> Task:
     return broken(model=lambda self, width: Wired(forward))
 
 
+class OnlyOnce:
+    """A model that can be built once. Takes no ``self``: it is no function."""
+
+    def __init__(self) -> None:
+        self.left = 1
+
+    def __call__(self, width: int) -> nn.Module:
+        self.left -= 1
+        if self.left < 0:
+            raise LookupError("built already")
+        return Bowl().model(width)
+
+
 class Repeated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -72,6 +85,7 @@ class Repeated(nn.Module):
         return self.head(self.inner(self.inner(x)))
 
 
+SHARED = Bowl().model(2)
 NAN, INFINITE = float("nan"), float("inf")
 
 CASES: dict[str, tuple[Callable[[], Task], str]] = {
@@ -87,6 +101,10 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     "width of zero": (lambda: broken(widths=(0, 2)), r"widths \(0, 2\): .*1 <= smallest"),
     "fractional width": (lambda: broken(widths=(1.0, 2.5)), r"widths \(1\.0, 2\.5\): .*whole numbers"),
     "data raise": (lambda: broken(data=raising(OSError("no file"))), r"data\(\) failed: OSError: no file"),
+    "data end the program": (
+        lambda: broken(data=raising(SystemExit("no licence"))),
+        r"data\(\) failed: SystemExit: no licence$",
+    ),
     "data are something else": (lambda: with_data(lambda data: (1, 2)), r"data\(\) returned tuple: it must return"),
     "a part is no split": (lambda: with_part("test", lambda part: None), r"the test data must be a .*Split"),
     "inputs are no tensor": (
@@ -129,6 +147,23 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     "only wide models raise": (
         lambda: broken(model=lambda self, width: Bowl().model(3 // (4 - width))),
         r"model\(4\) failed: ZeroDivisionError",
+    ),
+    "only the width in the middle raises": (
+        lambda: broken(model=lambda self, width: Bowl().model(width + 0 // (width - 2))),
+        r"model\(2\) failed: ZeroDivisionError",
+    ),
+    "only the second model raises": (lambda: broken(model=OnlyOnce()), r"model\(1\) failed the second time: Lookup"),
+    "the same model twice": (
+        lambda: broken(model=lambda self, width: SHARED),
+        r"model\(1\) returned the same network twice: it must build a new one\.$",
+    ),
+    "all parameters are frozen": (
+        lambda: broken(model=lambda self, width: Bowl().model(width).requires_grad_(False)),
+        r"model\(1\) has no parameter to train: all are frozen, or there are none\.$",
+    ),
+    "no parameters": (
+        lambda: broken(model=lambda self, width: nn.Sequential(nn.Tanh())),
+        r"model\(1\) has no parameter to train",
     ),
     "model is no module": (lambda: broken(model=lambda self, width: torch.relu), r"model\(1\) returned .*nn\.Module"),
     "forward raises": (
@@ -191,6 +226,20 @@ def test_a_sound_task_passes_and_its_data_are_returned(task: Task) -> None:
 class Floating(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.float()
+
+
+def test_a_network_may_be_frozen_in_part() -> None:
+    def model(self: object, width: int) -> nn.Module:
+        network = Bowl().model(width)
+        network.get_submodule("0").requires_grad_(False)
+        return network
+
+    check_task(broken(model=model))
+
+
+def test_ctrl_c_in_a_tasks_method_is_no_defect_of_the_task() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        check_task(broken(data=raising(KeyboardInterrupt())))
 
 
 def test_inputs_may_be_whole_numbers() -> None:

@@ -14,6 +14,7 @@ from pbp_search.training import (
     CycleSchedule,
     Data,
     Direction,
+    EpochRecord,
     Fixed,
     Split,
     TrialConfig,
@@ -125,6 +126,16 @@ def config(**changes: Any) -> TrialConfig:
             **changes,
         }
     )
+
+
+def useless(**changes: object) -> CycleSchedule:
+    """No generation is ever good enough."""
+    values = {"neuron": Fixed(epochs=3), "dendrite": Fixed(epochs=10), "acceptance": 1e9, "tries": 4}
+    return CycleSchedule(**{**values, **changes})
+
+
+def neuron_epochs(checkpoint: Checkpoint, attempt: int | None = None) -> list[EpochRecord]:
+    return [epoch for epoch in checkpoint.history if epoch.phase == "neuron" and attempt in (None, epoch.attempt)]
 
 
 def weight_bits(checkpoint: Checkpoint) -> bytes:

@@ -1,0 +1,146 @@
+"""Keeping a study under a dated name, so that a new one can take its name."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from pbp_search.errors import StorageError, StudyError
+from pbp_search.home import Home
+from pbp_search.search import Study, list_studies
+from pbp_search.tracking import Tracker
+from tests.quick_studies import Dots, fill, milestone, quick_study, recorded, story
+
+
+@pytest.fixture
+def archived(home: Home) -> tuple[Study, str, list[dict[str, Any]]]:
+    study = quick_study(home)
+    study.run(Dots(), 4)
+    before = story(study)
+    return study, study.archive(), before
+
+
+def test_an_archived_study_keeps_everything(archived: tuple[Study, str, list[dict[str, Any]]], home: Home) -> None:
+    _, dated, before = archived
+    assert dated.startswith("dots-2")
+    old = Study.load(dated, home)
+    assert [found.name for found in list_studies(home)] == [dated]
+    assert story(old) == before
+    assert old.definition.seed == 8
+    for rung in old.rungs():
+        assert old.checkpoint(rung.trial).milestone == rung.milestone
+    assert recorded(home, dated) == set(range(4))
+
+
+def test_a_new_study_takes_the_name(archived: tuple[Study, str, list[dict[str, Any]]], home: Home) -> None:
+    _, dated, before = archived
+    study = quick_study(home, seed=5)
+    assert study.finished() == []
+    study.run(Dots(), 2)
+    assert recorded(home, "dots") == {0, 1}
+    assert recorded(home, dated) == set(range(4))
+    assert story(Study.load(dated, home)) == before
+    # The old one can be gone on with, and adds to its own record.
+    old = Study.load(dated, home)
+    old.run(Dots(), 5)
+    assert story(old)[:4] == before
+    assert recorded(home, dated) == set(range(5))
+    assert len(old.checkpoint(4).weights) > 0
+
+
+def test_a_running_study_is_not_archived(home: Home) -> None:
+    study = quick_study(home)
+    trial = study._optuna.ask()
+    with study.folder.trial_lock(trial.number), pytest.raises(StudyError, match=r"is running \(trial 0\)"):
+        study.archive()
+    assert [found.name for found in list_studies(home)] == ["dots"]
+
+
+def test_archiving_twice_in_a_second(home: Home) -> None:
+    names = set()
+    for _ in range(3):
+        study = fill(quick_study(home), [milestone()])
+        names.add(study.archive())
+    assert len(names) == 3
+    assert {found.name for found in list_studies(home)} == names
+    assert all(len(found.finished()) == 1 for found in list_studies(home))
+
+
+def test_a_study_of_the_longest_name_can_be_archived(home: Home) -> None:
+    study = fill(quick_study(home, name="x" * 100), [milestone()])
+    dated = study.archive()
+    assert [found.name for found in list_studies(home)] == [dated]
+    assert len(Study.load(dated, home).finished()) == 1
+
+
+def test_a_tracking_store_that_cannot_be_opened_stops_archiving_before_it_begins(home: Home) -> None:
+    study = quick_study(home)
+    study.run(Dots(), 2)
+    (home.folder / "notes.txt").write_text("A text that is no database. " * 100)
+    with pytest.raises(StorageError):
+        study.archive(f"sqlite:///{home.folder}/notes.txt")
+    assert [found.name for found in list_studies(home)] == ["dots"]
+    assert len(Study.load("dots", home).finished()) == 2
+    assert len(list(study.folder.path.rglob("*.safetensors"))) == 2
+    assert recorded(home, "dots") == {0, 1}
+
+
+class DiesError(BaseException):
+    """Stands for a signal that ends the process: nothing catches it."""
+
+
+def test_a_process_that_dies_after_the_renaming_leaves_both_studies_whole(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = quick_study(home)
+    study.run(Dots(), 4)
+    before, milestones = story(study), sorted(study.folder.path.rglob("*.safetensors"))
+
+    def die(*_: object) -> None:
+        raise DiesError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "rename", die)
+        with pytest.raises(DiesError):
+            study.archive()
+
+    (old,) = list_studies(home)
+    assert old.name.startswith("dots-2")
+    assert story(old) == before
+    assert sorted(old.folder.path.rglob("*.safetensors")) == milestones
+    assert [old.checkpoint(trial).milestone for trial in range(4)] == [rung.milestone for rung in old.rungs()]
+
+    new = quick_study(home, seed=5)
+    assert new.finished() == []
+    assert new.folder != old.folder
+    new.run(Dots(), 2)
+    assert recorded(home, "dots") == {0, 1}
+    assert recorded(home, old.name) == set(range(4))
+
+    old.run(Dots(), 5)
+    assert story(old)[:4] == before
+    assert recorded(home, old.name) == set(range(5))
+    assert recorded(home, "dots") == {0, 1}
+    # Each has an experiment of its own.
+    experiments = mlflow.MlflowClient(home.tracking_uri).search_experiments()
+    assert len(experiments) == 3, "the default one of MLflow, the old study's and the new one's"
+
+
+def test_after_archiving_the_new_study_changes_between_tracking_stores(home: Home, stores: Path) -> None:
+    other = f"sqlite:///{shutil.copy(stores / 'mlflow.db', home.folder / 'other.db')}"
+    first = quick_study(home)
+    first.run(Dots(), 2)
+    dated = first.archive()
+    new = quick_study(home, seed=5)
+    new.run(Dots(), 1, tracking_uri=other)
+    assert recorded(home, "dots", other) == {0}
+    assert recorded(home, "dots") == set()
+    new.run(Dots(), 3)
+    assert recorded(home, "dots") == {0, 1, 2}
+    assert recorded(home, "dots", other) == {0}
+    new.run(Dots(), 3, tracking_uri=other)
+    assert recorded(home, "dots", other) == {0, 1, 2}
+    assert recorded(home, dated) == {0, 1}
+    assert recorded(home, dated, other) == set()
