@@ -91,7 +91,7 @@ class StudyFolder:
         Raises:
             InputError: It cannot be made or written to.
         """
-        for folder in (self.path, self.path / "milestones", self.path / "locks"):
+        for folder in (self.path, self.path / "milestones", self.path / "locks", self.artifacts):
             _make_writable(folder)
         return self
 

@@ -10,9 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pbp_search.front import Front
-from pbp_search.report.figures import draw_plotly, draw_png
 from pbp_search.search import Rung, Study
-from pbp_search.tracking import Tracker
 
 _COLUMNS = ("trial", "width", "dendrites", "parameters", "weight_bytes", "score", "train_score", "epochs", "seconds")
 
@@ -50,6 +48,8 @@ def front_table(study: Study) -> Table:
 
 def write_front(study: Study, folder: Path) -> None:
     """Write ``front.csv``, ``front.json``, ``front.html`` (interactive, needs no network) and ``front.png``."""
+    from pbp_search.report.figures import draw_plotly, draw_png  # plotting libraries: not needed for a table
+
     folder.mkdir(parents=True, exist_ok=True)
     front = study.front()
     (folder / "front.csv").write_text(front_csv(front))
@@ -64,6 +64,8 @@ def publish_front(study: Study, tracking_uri: str | None = None) -> Path:
     Returns:
         The folder of the files.
     """
+    from pbp_search.tracking import Tracker  # MLflow: not needed for a table
+
     folder = study.folder.path / "front"
     write_front(study, folder)
     Tracker(study.folder, study.name, tracking_uri).log_files(folder)

@@ -52,6 +52,15 @@ class Rung:
         }
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial: a milestone, or the reason of its failure."""
+
+    trial: int
+    milestone: Milestone | None
+    failure: str | None
+
+
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:
     """All trials, not copied."""
     return study.get_trials(deepcopy=False)

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -13,15 +13,17 @@ from pydantic import Field
 from pbp_search.errors import SettingsError, StudyError
 from pbp_search.front import Front
 from pbp_search.home import Home, StudyFolder, check_name
-from pbp_search.search.rungs import FAILURE, MILESTONE, Rung, front_of, rungs_of, trials_of
+from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, front_of, rungs_of, trials_of
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.storage import open_storage, rename_study
-from pbp_search.search.worker import Outcome, Setup, record_of
-from pbp_search.search.workers import run_workers
 from pbp_search.settings import Settings
 from pbp_search.tasks import check_sendable
-from pbp_search.tracking import Tracker
 from pbp_search.training import Checkpoint, Direction, Task, check_task
+
+if TYPE_CHECKING:
+    from pbp_search.tracking import Tracker
+
+# MLflow takes seconds to import. Only what writes to it does, not what reads a study: the imports stand inside.
 
 _DEFINITION = "pbp_search"
 _FOLDER = "folder"
@@ -174,6 +176,10 @@ class Study:
             StorageError: A store cannot be opened.
             StudyError: The task is not the study's.
         """
+        from pbp_search.search.worker import Setup
+        from pbp_search.search.workers import run_workers
+        from pbp_search.tracking import Tracker
+
         if trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
             raise SettingsError(
                 f"trials ({trials}), workers ({workers}) and timeout ({timeout}) must be greater than 0."
@@ -254,6 +260,8 @@ class Study:
         Raises:
             StudyError: A worker is training one of its trials.
         """
+        from pbp_search.tracking import Tracker
+
         storage = open_storage(self.folder.home, self._storage, create=False)
         tracker = Tracker(self.folder.create(), self.name, tracking_uri)
         with self.folder.claim_lock():
@@ -277,7 +285,9 @@ class Study:
         names = (f"{self.name[:80]}-{stamp}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100))))
         return next(name for name in names if name not in taken)
 
-    def _record_missing(self, tracker: Tracker) -> None:
+    def _record_missing(self, tracker: "Tracker") -> None:
+        from pbp_search.search.worker import record_of
+
         recorded = tracker.recorded()
         for trial in self.finished():
             ours = MILESTONE in trial.user_attrs or FAILURE in trial.user_attrs

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pbp_search.errors import CheckpointError, PbpSearchError, SettingsError, TrainingError
 from pbp_search.home import StudyFolder
 from pbp_search.search.promotion import next_promotion
-from pbp_search.search.rungs import FAILURE, MILESTONE, PARENT, trials_of
+from pbp_search.search.rungs import FAILURE, MILESTONE, PARENT, Outcome, trials_of
 from pbp_search.search.sampler import KeyedSampler
 from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.storage import open_storage
@@ -48,15 +48,6 @@ class Setup:
     space: SearchSpace = field(compare=False)
     seed: int = field(compare=False)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A rung that a worker has finished."""
-
-    trial: int
-    milestone: Milestone | None
-    failure: str | None
 
 
 class Worker:

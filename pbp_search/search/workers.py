@@ -15,7 +15,8 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from pbp_search.errors import TrainingError
-from pbp_search.search.worker import Outcome, Setup, Worker
+from pbp_search.search.rungs import Outcome
+from pbp_search.search.worker import Setup, Worker
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,8 @@ Optuna's storage and the milestone files are the truth. A child run is written i
 under a lock, so that each trial is recorded once; what a crash left half written is written anew.
 """
 
+import hashlib
+import posixpath
 import re
 import time
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ _TRIAL = "pbp_search.trial"
 _STUDY = "pbp_search.study"  # on the experiment and on the study's run: the identity of the study's folder
 _METRICS_A_BATCH = 1000
 _TAG_LENGTH = 5000
+_NAME_LENGTH = 250
 
 
 @dataclass(frozen=True)
@@ -238,8 +241,12 @@ def _refused(error: MlflowException, database: Database) -> StorageError:
 
 
 def _allowed(name: str) -> str:
-    """A metric's name with the characters that MLflow takes; a network's modules may have any."""
-    return re.sub(r"[^\w\-. :/]", "_", name)
+    """A metric's name as MLflow takes it: certain characters, no empty parts, not too long. Modules may have any."""
+    allowed = posixpath.normpath(re.sub(r"[^\w\-. :/]", "_", name))
+    if len(allowed) <= _NAME_LENGTH:
+        return allowed
+    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    return f"{allowed[: _NAME_LENGTH - len(digest) - 1]}_{digest}"
 
 
 def _metrics(record: TrialRecord) -> list[Metric]:

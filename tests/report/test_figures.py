@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pbp_search.home import Home
-from pbp_search.report import draw_plotly, draw_png, write_front
+from pbp_search.report import write_front
+from pbp_search.report.figures import draw_plotly, draw_png
 from pbp_search.search import Study
 from pbp_search.training import Milestone, Task
 from tests.quick_studies import Dots, fill, milestone
