@@ -23,8 +23,8 @@ def attach(network: nn.Module, spec: DendriteSpec | None = None) -> dict[str, De
         The wrapped modules by their names in the network, in the network's order.
 
     Raises:
-        UnsupportedModuleError: Nothing can be wrapped, a Linear is registered in two places, two modules share a
-            weight, or the network has been attached before.
+        UnsupportedModuleError: Nothing can be wrapped, a Linear is registered in two places, has a hook, or shares or
+            computes its weight, or the network has been attached before.
     """
     spec = spec or DendriteSpec()
     if dendritic_modules(network):
@@ -37,6 +37,10 @@ def attach(network: nn.Module, spec: DendriteSpec | None = None) -> dict[str, De
         parent, _, child = name.rpartition(".")
         wrapped[name] = Dendritic(linear, spec)
         setattr(network.get_submodule(parent), child, wrapped[name])
+    for part in network.modules():
+        if isinstance(part, nn.TransformerEncoderLayer):
+            # In evaluation mode it would read its Linears' weights and never call them.
+            part.activation_relu_or_gelu = 0
     return wrapped
 
 
@@ -56,6 +60,11 @@ def _linears(network: nn.Module) -> dict[str, nn.Linear]:
         if any(owners[id(weight)] > 1 for weight in module.parameters()):
             raise UnsupportedModuleError(
                 f"The Linear {name!r} shares a weight with another module: dendrites cannot go on tied weights."
+            )
+        if "weight" not in module._parameters or module._forward_hooks or module._forward_pre_hooks:
+            raise UnsupportedModuleError(
+                f"The Linear {name!r} has a hook or a weight that is computed (weight_norm, prune): "
+                "dendrites can be attached before that, or to plain layers."
             )
         places[id(module)] = name
         linears[name] = module

@@ -71,5 +71,6 @@ def parameter_count(network: nn.Module) -> int:
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """The bytes of a network's parameters and persistent buffers, as they lie in its state."""
-    return sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    """The bytes of a network's parameters and persistent buffers; what is tied counts once."""
+    values = {id(value): value for value in network.state_dict(keep_vars=True).values()}
+    return sum(value.numel() * value.element_size() for value in values.values())

@@ -6,6 +6,7 @@ signal. Beside each score stands its floor: the score of a candidate trained the
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -56,7 +57,8 @@ class Growth:
         Args:
             tests: How many growths are looked at together.
         """
-        limit = NormalDist(0, 2**0.5 * self.noise).inv_cdf(1 - 0.02 / tests) if self.noise > 0 else 0.0
+        # Without noise too few samples are held out for any statement.
+        limit = NormalDist(0, 2**0.5 * self.noise).inv_cdf(1 - 0.02 / tests) if self.noise > 0 else math.inf
         return self.score - self.floor > limit
 
 
@@ -93,7 +95,7 @@ def grow(
     start = int(torch.randint(2**62, (), generator=generator))
     problem = _Problem(module, record, train, held_out)
     candidate, scores = problem.train(start, stop(), learning_rate)
-    shuffled = _Problem(module, record.shuffled(generator), train, held_out)
+    shuffled = _Problem(module, record.shuffled((train, held_out), generator), train, held_out)
     _, floor_scores = shuffled.train(start, stop(), learning_rate)
     return candidate, Growth(
         score=max(scores),
@@ -143,14 +145,14 @@ class _Problem:
             candidate = self.module.candidate()
         # fused: one kernel call a step; small candidates are mostly overhead.
         optimiser = torch.optim.Adam(candidate.parameters(), lr=learning_rate, fused=True)
-        best, scores, over = candidate.state_dict(), list[float](), False
+        best, scores, over = dict[str, Tensor](), list[float](), False
         while not over:
             # The whole record in every step: the means, deviations and signs in S_i are the record's own.
             optimiser.zero_grad()
             (-correlation(self.training.outputs(candidate), self.training.errors).sum()).backward()
             optimiser.step()
             scores.append(self._held_out_score(candidate))
-            if scores[-1] == max(scores):
+            if not best or scores[-1] > max(scores[:-1]):
                 best = copy.deepcopy(candidate.state_dict())
             over = stop(scores[-1])
         candidate.load_state_dict(best)

@@ -19,9 +19,12 @@ _ROUNDING = 32.0
 # With fewer records than this many times the unknowns, plain least squares fits noise: the residual of other records
 # grows beyond their errors.
 _PLENTY = 2
-# Directions with less than this share of the variance are left alone instead of being blown up: single precision cannot
-# tell them from constant (dead pixels, a dendrite that is linear in x or says the same as another).
+# Directions with less than this share of the variance are left alone instead of being blown up: their type's precision
+# cannot tell them from constant (dead pixels, a dendrite that is linear in x or says the same as another).
 _WEAK = 1e-10
+_WEAK_DOUBLE = 1e-13
+# Ridges to choose from, relative to the mean variance of the inputs' directions.
+_RIDGES = 10.0 ** torch.arange(-8, 3, dtype=torch.float64)
 
 
 def standardise(values: Tensor) -> Tensor:
@@ -58,7 +61,7 @@ class Projection:
     Channel i has its own fit: its neuron sees all inputs x, but only its own dendrites' activations. The fit is done
     in two steps (Frisch, Waugh and Lovell): [1, x], which all channels share, is taken out of E and of a_e; what is
     left of a_e is then taken out of E, channel by channel. With few records for the unknowns plain least squares fits
-    noise, so a ridge of the mean squared singular value takes its place.
+    noise, so a ridge takes its place; that of the inputs is chosen for each column by generalised cross-validation.
 
     Args:
         inputs: x, shape (R, inputs).
@@ -73,7 +76,9 @@ class Projection:
         self._inputs = _Standard(inputs)
         self._activations = [_Standard(activation) for activation in activations]
         self._mean = errors.double().mean(0)
-        self._by_inputs = _fit(self._inputs(inputs), self._joint(activations, errors), few)
+        weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK
+        fit = _ridge if few else _least_squares
+        self._by_inputs = fit(self._inputs(inputs), self._joint(activations, errors), weak)
         left_errors, left_activations = self._without_inputs(inputs, activations, errors)
         gram = torch.einsum("rdc,rec->cde", left_activations, left_activations)
         cross = torch.einsum("rdc,rc->cd", left_activations, left_errors)
@@ -110,20 +115,37 @@ class _Standard:
         values = values.double()
         self._mean = values.mean(0)
         deviation = (values - self._mean).square().mean(0).sqrt()
-        self._deviation = torch.where(deviation > 0, deviation, 1.0)
+        rounding = _ROUNDING * torch.finfo(values.dtype).eps * values.abs().amax(0)
+        self._deviation = torch.where(deviation > rounding, deviation, torch.inf)  # constant columns become 0
 
     def __call__(self, values: Tensor) -> Tensor:
         return (values.double() - self._mean) / self._deviation
 
 
-def _fit(x: Tensor, y: Tensor, ridge: bool) -> Tensor:
-    """Least-squares coefficients of y, shape (R, K), by standardised x, shape (R, P): shape (P, K)."""
-    coefficients: Tensor
-    if ridge:
-        gram = x @ x.T
-        strength = gram.diagonal().mean().clamp(min=torch.finfo(x.dtype).tiny)
-        coefficients = x.T @ torch.linalg.solve(gram + strength * torch.eye(len(x), dtype=x.dtype, device=x.device), y)
-    else:
-        inverse: Tensor = torch.linalg.pinv(x.T @ x, rtol=_WEAK, hermitian=True)
-        coefficients = inverse @ (x.T @ y)
+def _least_squares(x: Tensor, y: Tensor, weak: float) -> Tensor:
+    """Coefficients of y, shape (R, K), by standardised x, shape (R, P): shape (P, K)."""
+    inverse: Tensor = torch.linalg.pinv(x.T @ x, rtol=weak, hermitian=True)
+    return inverse @ (x.T @ y)
+
+
+def _ridge(x: Tensor, y: Tensor, weak: float) -> Tensor:
+    """The same with a ridge for each column of y: of some, that with the least generalised cross-validation error.
+
+    ``R * rss / (R - df)^2`` with the residual sum of squares and the degrees of freedom that a ridge leaves and takes
+    (G. Golub, M. Heath and G. Wahba, Technometrics 21, 1979). It has a closed form in the directions of x.
+    """
+    records = len(x)
+    left, singular, right = torch.linalg.svd(x, full_matrices=False)
+    strong = singular.square() > weak * singular.square().amax(0, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    variance = torch.where(strong, singular.square(), torch.inf)  # weak directions get no coefficient
+    ridges = _RIDGES.to(x.device) * singular.square().mean().clamp(min=torch.finfo(x.dtype).tiny)
+    shrunk = ridges.unsqueeze(1) / (torch.where(strong, variance, 0.0) + ridges.unsqueeze(1))  # (ridges, directions)
+    along = left.T @ y  # (directions, K)
+    outside = (y.square().sum(0) - along.square().sum(0)).clamp(min=0.0)
+    residual = outside + shrunk.square() @ along.square()  # (ridges, K)
+    freedom = records - 1 - (1 - shrunk).sum(1, keepdim=True)
+    # A fit that leaves no freedom leaves no residual either, and tells nothing.
+    error = torch.where(freedom > 0.01 * records, residual / freedom.clamp(min=1e-300).square(), torch.inf)
+    ridge = ridges[error.argmin(0)]  # (K,)
+    coefficients: Tensor = right.T @ (along * singular.unsqueeze(1) / (variance.unsqueeze(1) + ridge))
     return coefficients

@@ -4,7 +4,7 @@ In the dendrite phase the network is frozen and in evaluation mode, so for every
 the error E = dL_n/dy at its output never change. L_n is the sample's own loss: E does not depend on the batch size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,10 +35,12 @@ class Record:
         """The records of some samples, with all leading axes flattened: shapes (R, inputs) and (R, C)."""
         return Record(self.inputs[samples].flatten(0, -2), self.errors[samples].flatten(0, -2))
 
-    def shuffled(self, generator: torch.Generator) -> "Record":
-        """The same inputs beside the errors of other samples."""
-        order = torch.randperm(len(self.errors), generator=generator)
-        return Record(self.inputs, self.errors[order])
+    def shuffled(self, parts: Sequence[Tensor], generator: torch.Generator) -> "Record":
+        """The same inputs beside the errors of other samples, each of the same part of the samples."""
+        errors = self.errors.clone()
+        for part in parts:
+            errors[part] = self.errors[part[torch.randperm(len(part), generator=generator)]]
+        return Record(self.inputs, errors)
 
 
 class _Probe:
@@ -55,13 +57,19 @@ class _Probe:
         self.seen.append((inputs[0].detach().clone(), zero))
         return output + zero
 
-    def take(self) -> tuple[Tensor, Tensor]:
+    def take(self, samples: int) -> tuple[Tensor, Tensor]:
         if len(self.seen) != 1:
             raise UnsupportedModuleError(
                 f"The module {self.name!r} was called {len(self.seen)} times in one forward pass: "
                 "dendrites can be grown on modules that are called exactly once."
             )
-        return self.seen.pop()
+        seen, zero = self.seen.pop()
+        if seen.ndim < 2 or len(seen) != samples:
+            raise UnsupportedModuleError(
+                f"The module {self.name!r} was given inputs of the shape {tuple(seen.shape)} for {samples} samples: "
+                "dendrites can be grown on modules whose inputs have the samples on their first axis."
+            )
+        return seen, zero
 
 
 def _no_error(name: str) -> str:
@@ -84,7 +92,8 @@ def record(network: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, batc
         A record for each dendritic module, by its name.
 
     Raises:
-        UnsupportedModuleError: A module is called twice in a pass or never, or the loss does not depend on it.
+        UnsupportedModuleError: A module is called twice in a pass or never, its inputs do not have the samples on their
+            first axis, or the loss does not depend on it.
         TrainingError: An input or error is NaN or infinite.
     """
     modes = {part: part.training for part in network.modules()}
@@ -95,7 +104,7 @@ def record(network: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, batc
         with torch.enable_grad():
             for x, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
                 losses = loss(network(x), target)
-                taken = [probe.take() for probe in probes]
+                taken = [probe.take(len(x)) for probe in probes]
                 if not losses.requires_grad:
                     raise UnsupportedModuleError(_no_error(probes[0].name))
                 # The sum of the samples' own losses: in evaluation mode samples do not mix, so the gradient at a

@@ -1,6 +1,7 @@
 """Which milestone has earned its next generation.
 
-The rule is the simplest sound one: a milestone may be promoted while no other network of the study dominates it.
+The rule is the simplest sound one: a milestone may be promoted while it is on the study's front. Of networks that tie
+in score and size the first stands for all.
 Of those, the one with the fewest dendrites goes first, then the oldest. Promotions and new configurations take turns,
 so that neither starves the other.
 """

@@ -13,8 +13,8 @@ from pbp_search.training.streams import key
 class KeyedSampler(BaseSampler):
     """Independent TPE (J. Bergstra et al., NIPS 24, 2011) whose random stream is keyed by trial and parameter.
 
-    Workers never draw the same points, a continued study does not repeat its first ones, and a trial that was
-    interrupted between two parameters draws the second one as it would have.
+    Workers never draw the same points, a continued study does not repeat its first ones, and with one worker a trial
+    that was interrupted between two parameters draws the second one as it would have.
 
     Args:
         seed: The study's.

@@ -100,8 +100,10 @@ class Worker:
             for trial in trials:
                 if trial.state == TrialState.RUNNING:
                     lock = self._acquire(trial.number)
-                    if lock is not None:
+                    if lock is not None and self._is_running(trial):
                         return self._adopt(trial), lock
+                    if lock is not None:  # it has finished since the trials were read
+                        lock.release()
                     active += 1
             if sum(trial.state.is_finished() for trial in trials) + active >= target:
                 return None
@@ -121,6 +123,10 @@ class Worker:
         except Timeout:
             return None
         return lock
+
+    def _is_running(self, trial: FrozenTrial) -> bool:
+        state: TrialState = self._study._storage.get_trial(trial._trial_id).state
+        return state == TrialState.RUNNING
 
     def _adopt(self, trial: FrozenTrial) -> optuna.Trial:
         adopted = optuna.Trial(self._study, trial._trial_id)
@@ -194,7 +200,8 @@ def record_of(trial: FrozenTrial, folder: StudyFolder) -> TrialRecord:
         started=int(trial.datetime_start.timestamp() * 1000),
         ended=int(trial.datetime_complete.timestamp() * 1000),
         milestone=None if milestone is None else Milestone.from_dict(milestone),
-        failure=trial.user_attrs.get(FAILURE),
+        # A trial that was done again after a failure, because its worker died in between, has the reason still.
+        failure=trial.user_attrs.get(FAILURE) if milestone is None else None,
         history=() if milestone is None else _history(trial.number, folder),
     )
 

@@ -67,7 +67,7 @@ def _train_epoch(
 ) -> float:
     """One pass over the data in a new order. Returns the mean loss."""
     network.train()
-    total = torch.zeros(())
+    total = torch.zeros((), dtype=torch.float64)
     for batch in _batches(len(split.inputs), batch_size):
         losses = task.loss(network(split.inputs[batch]), split.targets[batch])
         optimiser.zero_grad()
@@ -82,23 +82,23 @@ def _train_epoch(
 
 def _batches(samples: int, batch_size: int) -> Sequence[Tensor]:
     """All samples in a new order. A single left-over sample joins the batch before: it has no batch statistics."""
-    order = torch.randperm(samples)
-    if samples % batch_size == 1 and samples > batch_size > 1:
-        return [*order[: -batch_size - 1].split(batch_size), order[-batch_size - 1 :]]
-    batches: Sequence[Tensor] = order.split(batch_size)
+    batches = list(torch.randperm(samples).split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) < min(2, batch_size):
+        batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
 
 @torch.no_grad()
 def evaluate(network: nn.Module, task: Task, split: Split) -> float:
-    """The task's score of a network on a part of the data.
+    """The task's score of a network on a part of the data. Random numbers drawn meanwhile are always the same.
 
     Raises:
         TrainingError: The score is NaN or infinite.
     """
     network.eval()
-    outputs = torch.cat([network(inputs) for inputs in split.inputs.split(_EVALUATION_BATCH)])
-    score = float(task.score(outputs, split.targets))
+    with global_stream(0, "evaluate"):
+        outputs = torch.cat([network(inputs) for inputs in split.inputs.split(_EVALUATION_BATCH)])
+        score = float(task.score(outputs, split.targets))
     if not math.isfinite(score):
         raise TrainingError(f"The score ({task.metric}) became {score}.")
     return score

@@ -28,7 +28,7 @@ from pbp_search.training.milestone import (
 )
 from pbp_search.training.neuron_phase import evaluate, train_neurons
 from pbp_search.training.stopping import Stopper, better
-from pbp_search.training.streams import generator
+from pbp_search.training.streams import generator, global_stream
 from pbp_search.training.task import Data, Task
 
 OnEpoch = Callable[[EpochRecord], None]
@@ -129,7 +129,8 @@ class _Rung:
         A generation is one unit, as in the paper: it goes to all modules or to none, and validation judges the whole.
         """
         train, seed = self.data.train, self.config.seed
-        records = record(network, self.task.loss, train.inputs, train.targets)
+        with global_stream(seed, "record", self.generation, attempt):
+            records = record(network, self.task.loss, train.inputs, train.targets)
         grown: dict[str, tuple[Generation, Growth]] = {}
         for name, module in dendritic_modules(network).items():
             grown[name] = grow(

@@ -188,7 +188,7 @@ def _check_score(task: Task, data: Data, label: str) -> None:
         network.train()
         few = data.train.inputs[:64]
         if len(few) > 1:
-            _attempt(f"{label}: the forward pass in training mode failed", partial(network, few))
+            _check_training_mode(network, few, label)
         network.eval()
         for part, split in (("training", data.train), ("validation", data.validation)):
             what = f"{label}: the {part} data failed in"
@@ -197,6 +197,22 @@ def _check_score(task: Task, data: Data, label: str) -> None:
     score = _attempt(f"{label}: score failed", lambda: float(task.score(outputs, data.validation.targets)))
     if not math.isfinite(score):
         raise TaskError(f"{label}: score returned {score} for the validation data: it must return a finite number.")
+
+
+def _check_training_mode(network: nn.Module, few: Tensor, label: str) -> None:
+    before, kept = few.clone(), network.state_dict()
+    hidden = {name: value.clone() for name, value in network.named_buffers() if name not in kept}
+    _attempt(f"{label}: the forward pass in training mode failed", partial(network, few))
+    if not torch.equal(few, before):
+        raise TaskError(f"{label}: the forward pass changes its inputs in place: work on a copy of them.")
+    changed = [
+        name for name, value in network.named_buffers() if name in hidden and not torch.equal(value, hidden[name])
+    ]
+    if changed:
+        raise TaskError(
+            f"{label}: training changes the buffer {changed[0]!r}, which is not part of the network's state: "
+            "register it with persistent=True."
+        )
 
 
 def _outputs(network: nn.Module, split: Split) -> Tensor:

@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from pbp_search.dendrites import Dendritic, attach, dendritic_modules, parameter_count
 from pbp_search.errors import UnsupportedModuleError
@@ -60,6 +61,18 @@ def tied_weights() -> nn.Module:
     return network
 
 
+def with_hook() -> nn.Module:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    return network
+
+
+def pruned() -> nn.Module:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    prune.l1_unstructured(network[1], "weight", 0.5)
+    return network
+
+
 def attached_before() -> nn.Module:
     network = nn.Sequential(nn.Linear(2, 2))
     attach(network)
@@ -70,6 +83,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "shared module": (shared_module, r"'decoder' is the same module as 'encoder'.*cannot be attached"),
     "shared parent": (shared_parent, r"'right\.0' is the same module as 'left\.0'"),
     "tied weights": (tied_weights, r"'head' shares a weight with another module.*tied"),
+    "a hook": (with_hook, r"'1' has a hook or a weight that is computed"),
+    "a computed weight": (pruned, r"'1' has a hook or a weight that is computed"),
     "the network itself": (lambda: nn.Linear(2, 2), r"The network itself is a Linear: put it into nn\.Sequential"),
     "attached before": (attached_before, r"dendritic modules already.*once"),
     "nothing to wrap": (lambda: nn.Sequential(nn.Conv1d(1, 1, 1)), r"The network Sequential has no nn\.Linear"),
@@ -83,10 +98,32 @@ def test_what_cannot_be_wrapped_is_refused_by_name(case: str) -> None:
         attach(build())
 
 
-@pytest.mark.parametrize("build", [shared_module, shared_parent, tied_weights])
+@pytest.mark.parametrize("build", [shared_module, shared_parent, tied_weights, with_hook, pruned])
 def test_a_refused_network_is_left_as_it_was(build: Callable[[], nn.Module]) -> None:
     network = build()
     modules = list(network.named_modules(remove_duplicate=False))
     with pytest.raises(UnsupportedModuleError):
         attach(network)
     assert list(network.named_modules(remove_duplicate=False)) == modules
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("build", [nn.TransformerEncoderLayer, "encoder"])
+def test_transformer_layers_call_their_wrapped_linears_in_evaluation_mode(
+    build: str | type[nn.Module], batch_first: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=batch_first, dropout=0.1)
+    network = layer if build != "encoder" else nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    network.eval()
+    x = torch.randn(3, 5, 4)
+    with torch.no_grad():
+        before = network(x)
+    wrapped = attach(network)
+    for module in wrapped.values():
+        module.accept(module.candidate())
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), before)
+        for module in wrapped.values():
+            module.outgoing.fill_(1.0)
+        assert (network(x) - before).abs().max() > 0.01, "dendrites act"

@@ -50,6 +50,13 @@ def test_weight_bytes_count_parameters_and_buffers_by_their_types() -> None:
     assert weight_bytes(network.float()) == 4 * numbers + 8
 
 
+def test_tied_weights_count_once() -> None:
+    network = nn.ModuleDict({"left": nn.Conv1d(1, 2, 3), "right": nn.Conv1d(1, 2, 3), "head": nn.Linear(2, 2)})
+    network["right"].weight = network["left"].weight
+    assert parameter_count(network) == 6 + 2 + 2 + 6
+    assert weight_bytes(network) == 4 * parameter_count(network)
+
+
 def test_without_dendrites_the_plain_network_comes_back() -> None:
     plain = BUILDERS["normalised"](3)
     before = state_of(plain)

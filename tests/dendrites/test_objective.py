@@ -311,21 +311,57 @@ def test_constant_inputs_leave_the_error_without_its_mean(dtype: torch.dtype) ->
         torch.testing.assert_close(left, errors - errors.mean(0), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("records", "inputs"), [(10, 10), (10, 11), (12, 40), (2, 5)])
-def test_with_more_inputs_than_records_a_ridge_leaves_something(records: int, inputs: int) -> None:
+@pytest.mark.parametrize(("records", "inputs"), [(10, 10), (10, 11), (12, 40), (30, 20)])
+def test_with_few_records_the_ridge_is_that_of_the_least_cross_validation_error(records: int, inputs: int) -> None:
     x, _, errors = parts(records, inputs, 0)
     held_x, _, held_errors = parts(25, inputs, 0, seed=7)
     projection = Projection(x, [], errors)
-    # The ridge in its primal form, with the mean squared singular value as its weight.
+    # In its primal form, one strength after the other, with the hat matrix's own trace.
     mean, deviation = x.numpy().mean(0), x.numpy().std(0)
     scaled, centred = (x.numpy() - mean) / deviation, errors.numpy() - errors.numpy().mean(0)
-    weight = np.mean(np.linalg.svd(scaled, compute_uv=False) ** 2)
-    coefficients = np.linalg.solve(scaled.T @ scaled + weight * np.eye(inputs), scaled.T @ centred)
+    mean_variance = np.mean(np.linalg.svd(scaled, compute_uv=False) ** 2)
+    best: list[tuple[float, np.ndarray]] = [(np.inf, np.zeros(inputs))] * errors.shape[1]
+    for power in range(-8, 3):
+        inverse = np.linalg.inv(scaled.T @ scaled + 10.0**power * mean_variance * np.eye(inputs))
+        freedom = records - 1 - np.trace(scaled @ inverse @ scaled.T)
+        for channel, column in enumerate(centred.T):
+            coefficients = inverse @ scaled.T @ column
+            rss = np.sum((column - scaled @ coefficients) ** 2)
+            if freedom > 0.01 * records and rss / freedom**2 < best[channel][0]:
+                best[channel] = rss / freedom**2, coefficients
+    chosen = np.stack([coefficients for _, coefficients in best], 1)
     for part_x, part_errors in ((x, errors), (held_x, held_errors)):
-        expected = part_errors.numpy() - errors.numpy().mean(0) - (part_x.numpy() - mean) / deviation @ coefficients
+        expected = part_errors.numpy() - errors.numpy().mean(0) - (part_x.numpy() - mean) / deviation @ chosen
         left = projection.residual(part_x, [], part_errors)
-        np.testing.assert_allclose(left.numpy(), expected, rtol=0, atol=1e-9)
-        assert left.abs().amax(0).min() > 0.01
+        np.testing.assert_allclose(left.numpy(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("records", [75, 105, 129, 132, 300])
+def test_errors_that_are_linear_in_the_inputs_leave_little_for_other_records_too(records: int) -> None:
+    weight = random(64, 8, seed=3)
+    x, held_x = random(records, 64), random(500, 64, seed=1)
+    projection = Projection(x, [], x @ weight)
+    left = projection.residual(held_x, [], held_x @ weight)
+    assert left.var() < 1e-6 * (held_x @ weight).var()
+
+
+def test_a_column_that_is_constant_but_for_rounding_counts_as_constant() -> None:
+    x = random(800, 3)
+    x[:, 1] = 0.1  # its mean over 800 records rounds
+    errors = random(800, 2, seed=2)
+    projection = Projection(x, [], errors)
+    without = Projection(x[:, [0, 2]], [], errors)
+    held_x, held_errors = random(20, 3, seed=4), random(20, 2, seed=5)
+    torch.testing.assert_close(
+        projection.residual(held_x, [], held_errors), without.residual(held_x[:, [0, 2]], [], held_errors)
+    )
+
+
+def test_what_two_nearly_equal_inputs_differ_in_is_linear_too() -> None:
+    x = random(200, 2)
+    difference = x[:, 1:].clone()
+    x[:, 1] = x[:, 0] + 1e-5 * x[:, 1]
+    assert Projection(x, [], difference).residual(x, [], difference).var() < 1e-3
 
 
 @pytest.mark.parametrize("generations", [0, 1, 3])

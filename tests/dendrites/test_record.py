@@ -149,6 +149,14 @@ def blocked(net: Wiring, x: Tensor) -> Tensor:
 REFUSED: dict[str, tuple[Callable[[Wiring, Tensor], Tensor], str]] = {
     "called twice": (lambda net, x: net.last(net.middle(net.middle(net.first(x)))), r"'middle' was called 2 times"),
     "never called": (lambda net, x: net.last(net.first(x)), r"'middle' was called 0 times"),
+    "of one row for all": (
+        lambda net, x: net.last(net.first(x) + net.middle(torch.ones(1, 2))),
+        r"'middle' was given inputs of the shape \(1, 2\) for 4 samples: .* first axis",
+    ),
+    "of one vector for all": (
+        lambda net, x: net.last(net.first(x) + net.middle(torch.ones(2))),
+        r"'middle' was given inputs of the shape \(2,\) for 4 samples",
+    ),
     "output dropped": (lambda net, x: net.last(net.first(x)) + 0 * net.middle(x).detach(), r"depend.* 'middle'"),
     "without gradient": (blocked, r"does not depend on the module 'first'"),
     "all detached": (lambda net, x: net.last(net.middle(net.first(x))).detach(), r"does not depend on the module"),
@@ -195,12 +203,32 @@ def test_rows_are_those_of_the_samples_with_leading_axes_flattened() -> None:
     assert torch.equal(rows.errors, torch.cat([kept.errors[2], kept.errors[0]]))
 
 
-def test_shuffling_moves_whole_samples_errors_beside_other_inputs() -> None:
+def test_shuffling_moves_whole_samples_errors_beside_other_inputs_of_their_part() -> None:
     kept = Record(torch.randn(50, 3, 2), torch.randn(50, 3, 1))
-    shuffled = kept.shuffled(torch.Generator().manual_seed(1))
-    again = kept.shuffled(torch.Generator().manual_seed(1))
+    parts = (torch.arange(0, 50, 2), torch.arange(1, 50, 2))
+    shuffled = kept.shuffled(parts, torch.Generator().manual_seed(1))
+    again = kept.shuffled(parts, torch.Generator().manual_seed(1))
     assert_same_bits(shuffled.inputs, kept.inputs)
     assert_same_bits(shuffled.errors, again.errors)
     order = [next(n for n in range(50) if torch.equal(kept.errors[n], row)) for row in shuffled.errors]
     assert sorted(order) == list(range(50))
     assert sum(n == place for place, n in enumerate(order)) < 10
+    assert all(n % 2 == place % 2 for place, n in enumerate(order))
+
+
+class Steps(nn.Module):
+    """Inputs (N, T, 4), turned to (T, N, 4) on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.steps(x.transpose(0, 1)).sum(0)
+
+
+def test_samples_on_another_axis_than_the_first_are_refused() -> None:
+    network = Steps()
+    attach(network)
+    with pytest.raises(UnsupportedModuleError, match=r"'steps' was given inputs of the shape \(5, 17, 4\) for 17"):
+        record(network, squared_loss, torch.randn(17, 5, 4), torch.randn(17, 3))

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from pbp_search.dendrites import dendritic_modules
 from pbp_search.errors import TrainingError
-from pbp_search.training import CycleSchedule, Fixed, Split, Task, build_network, evaluate, train_neurons
-from tests.training.tiny_tasks import Bowl, BowlWithDropout, NegatedBowl, Rings, config
+from pbp_search.training import CycleSchedule, Fixed, Split, Task, build_network, evaluate, run_chain, train_neurons
+from pbp_search.training.neuron_phase import _batches
+from tests.training.tiny_tasks import Bowl, BowlWithDropout, NegatedBowl, Rings, assert_same_checkpoint, config
 
 TASKS = [Rings(), Bowl(), NegatedBowl(), BowlWithDropout()]
 
@@ -131,3 +132,40 @@ def test_a_score_that_is_not_finite_ends_the_evaluation(score: float) -> None:
 
     with pytest.raises(TrainingError, match=rf"The score \(error\) became {score}"):
         evaluate(build_network(Bowl(), config(), 0), Unscored(), Bowl().data().validation)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+@pytest.mark.parametrize("samples", [2, 3, 4, 63, 64, 65, 66, 129])
+def test_batches_hold_every_sample_once_and_none_is_empty_or_alone(samples: int, batch_size: int) -> None:
+    batches = _batches(samples, batch_size)
+    assert sorted(torch.cat(list(batches)).tolist()) == list(range(samples))
+    assert min(map(len, batches)) >= min(2, batch_size)
+    assert max(map(len, batches)) <= batch_size + 1
+    assert len(batches) == max(1, samples // batch_size + (samples % batch_size >= min(2, batch_size)))
+
+
+class Noisy(Bowl):
+    """Random numbers in the forward pass in evaluation mode, and in the score."""
+
+    def model(self, width: int) -> nn.Module:
+        return nn.Sequential(super().model(width), Jitter())
+
+    def score(self, outputs: Tensor, targets: Tensor) -> float:
+        return super().score(outputs, targets) + float(torch.rand(()))
+
+
+class Jitter(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.3)
+
+
+def test_random_numbers_of_evaluation_do_not_depend_on_what_was_drawn_before() -> None:
+    task = Noisy()
+    chains = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        stream = torch.get_rng_state()
+        chains.append(run_chain(task, config(), 1))
+        assert torch.equal(torch.get_rng_state(), stream)
+    for left, right in zip(*chains, strict=True):
+        assert_same_checkpoint(left, right)

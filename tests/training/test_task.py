@@ -85,6 +85,23 @@ class Repeated(nn.Module):
         return self.head(self.inner(self.inner(x)))
 
 
+class Shifting(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sub_(0.5)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Tensor
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen += len(x)
+        return x
+
+
 SHARED = Bowl().model(2)
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -164,6 +181,14 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     "no parameters": (
         lambda: broken(model=lambda self, width: nn.Sequential(nn.Tanh())),
         r"model\(1\) has no parameter to train",
+    ),
+    "inputs are changed in place": (
+        lambda: broken(model=lambda self, width: nn.Sequential(Shifting(), Bowl().model(width))),
+        r"the forward pass changes its inputs in place: work on a copy",
+    ),
+    "a hidden buffer is trained": (
+        lambda: broken(model=lambda self, width: nn.Sequential(Counting(), Bowl().model(width))),
+        r"training changes the buffer '0\.seen', which is not part of the network's state: .* persistent=True",
     ),
     "model is no module": (lambda: broken(model=lambda self, width: torch.relu), r"model\(1\) returned .*nn\.Module"),
     "forward raises": (

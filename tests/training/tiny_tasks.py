@@ -35,7 +35,7 @@ class Rings(ClassificationTask):
     widths = (1, 4)
 
     def data(self) -> Data:
-        inputs = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+        inputs = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
         return splits(inputs, (inputs.norm(dim=1) < 1.1).long())
 
     def model(self, width: int) -> nn.Module:
@@ -115,7 +115,7 @@ class ZeroBowl(Bowl):
 
 def config(**changes: Any) -> TrialConfig:
     """A few epochs each, and whatever is better stays."""
-    schedule = CycleSchedule(neuron=Fixed(epochs=4), dendrite=Fixed(epochs=12), acceptance=0.0, tries=5)
+    schedule = CycleSchedule(neuron=Fixed(epochs=4), dendrite=Fixed(epochs=20), acceptance=0.0, tries=5)
     return TrialConfig(
         **{
             "width": 1,
@@ -123,6 +123,7 @@ def config(**changes: Any) -> TrialConfig:
             "learning_rate": 0.02,
             "dendrite_learning_rate": 0.05,
             "batch_size": 32,
+            "seed": 1,
             **changes,
         }
     )
