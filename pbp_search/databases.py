@@ -48,6 +48,8 @@ class Database:
         in_memory = ":memory:" in (parsed.database or ":memory:") or parsed.query.get("mode") == "memory"
         if parsed.get_backend_name() == "sqlite" and in_memory:
             raise StorageError(f"A {what} in memory is lost when the command ends: use sqlite:///path/to/file.db.")
+        if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).name:
+            raise StorageError(f"The {what} {parsed.database!r} is a folder: use sqlite:///path/to/file.db.")
         return cls(what, parsed)
 
     @property
@@ -120,9 +122,11 @@ class Database:
         if isinstance(cause, StorageError):
             return cause
         if isinstance(cause, ImportError):
+            backend = self.url.get_backend_name()
+            command = " (pip install 'psycopg[binary]')" if backend == "postgresql" else ""
             return StorageError(
                 f"The {self.what} {self.shown} needs a database driver that is not installed: install the one for "
-                f"{self.url.get_backend_name()} (for PostgreSQL: pip install 'psycopg[binary]')."
+                f"{backend}{command}."
             )
         text = str(getattr(cause, "orig", None) or cause) or type(cause).__name__
         reason = text.splitlines()[0]

@@ -94,7 +94,7 @@ def test_a_missing_driver_is_named() -> None:
     error = Database.parse("storage", "postgresql://user:hunter2@host/database").error(ModuleNotFoundError("psycopg2"))
     assert str(error) == (
         "The storage postgresql://user:***@host/database needs a database driver that is not installed: install the "
-        "one for postgresql (for PostgreSQL: pip install 'psycopg[binary]')."
+        "one for postgresql (pip install 'psycopg[binary]')."
     )
 
 

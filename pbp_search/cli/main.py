@@ -12,7 +12,7 @@ from pbp_search.cli.export import export
 from pbp_search.cli.front import front, studies
 from pbp_search.cli.run import run
 from pbp_search.cli.ui import ui
-from pbp_search.errors import InputError, PbpSearchError
+from pbp_search.errors import InputError, PbpSearchError, said
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -54,6 +54,9 @@ def _run(command: click.Command = cli) -> int:
     except OSError as error:
         return _fail(error, 1)
     except Exception as error:
+        if type(getattr(error, "orig", None)).__name__ == "DatabaseError":
+            help_ = "restore it from a backup, or begin anew with another --home"
+            return _fail(InputError(f"A store is damaged ({_first_line(error)}): {help_}."), 2)
         if _of_a_store(error):
             return _fail(PbpSearchError(f"A store failed: {_first_line(error)}. The same command goes on."), 1)
         raise
@@ -76,8 +79,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _fail(error: Exception, code: int) -> int:
-    # On one line: what a user's own code or a library says may have several.
-    click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+    click.echo(f"Error: {said(error) if isinstance(error, PbpSearchError) else ' '.join(str(error).split())}", err=True)
     return code
 
 

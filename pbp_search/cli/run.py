@@ -44,12 +44,14 @@ def run(
     from pbp_search.home import Home
     from pbp_search.search import Study, list_studies
     from pbp_search.search.storage import open_storage
-    from pbp_search.tasks import load_task
+    from pbp_search.tasks import check_sendable, load_task
     from pbp_search.training import check_task
 
     quiet_libraries()
     loaded = load_task(task)
     check_task(loaded)
+    if workers > 1:
+        check_sendable(loaded)
     place = Home.at(home)
     wanted = loaded.name if name is None else name
     if fresh:

@@ -1,6 +1,7 @@
 """What running a study shows on a terminal: a progress bar while it runs, the front when it is done."""
 
 import logging
+import os
 import shlex
 import sys
 import time
@@ -18,9 +19,11 @@ from pbp_search.training import Task
 
 def quiet_libraries() -> None:
     """Keep the libraries' own progress messages off the terminal."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read when MLflow is imported
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pbp_search.search.study").setLevel(logging.ERROR)  # failed trials: told at the end
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each retry
 
 

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -47,13 +48,25 @@ def ui(port: int, home: Path, tracking_uri: str | None) -> int:
     # The URI may hold a password: the environment is not shown in process lists.
     environment["MLFLOW_BACKEND_STORE_URI"] = tracking_uri or place.tracking_uri
     command = [sys.executable, "-m", "mlflow", "ui", "--host", _HOST, "--port", str(port), "--workers", "1"]
+    command += ["--uvicorn-opts", "--log-level warning"]
     command += ["--default-artifact-root", place.artifacts.as_uri()]
-    click.echo(f"MLflow: http://{_HOST}:{port} (Ctrl-C ends it)")
+    click.echo("MLflow is starting ...", err=True)
     server = subprocess.Popen(command, env=environment)
     try:
+        while server.poll() is None and not _answers(port):
+            time.sleep(0.2)
+        if server.poll() is None:
+            # MLflow's first page is about language models: this one lists the studies.
+            click.echo(f"MLflow: http://{_HOST}:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)")
         return server.wait()
     except KeyboardInterrupt:
         return 0
     finally:
         server.terminate()
         server.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex((_HOST, port)) == 0

@@ -61,6 +61,8 @@ def _linears(network: nn.Module) -> dict[str, nn.Linear]:
             raise UnsupportedModuleError(
                 f"The Linear {name!r} shares a weight with another module: dendrites cannot go on tied weights."
             )
+        if not module.weight.numel():
+            raise UnsupportedModuleError(f"The Linear {name!r} has no inputs or no outputs: it has no neurons.")
         if "weight" not in module._parameters or module._forward_hooks or module._forward_pre_hooks:
             raise UnsupportedModuleError(
                 f"The Linear {name!r} has a hook or a weight that is computed (weight_norm, prune): "
@@ -70,7 +72,8 @@ def _linears(network: nn.Module) -> dict[str, nn.Linear]:
         linears[name] = module
     if not linears:
         raise UnsupportedModuleError(
-            f"The network {type(network).__name__} has no nn.Linear: there is nothing to attach dendrites to."
+            f"The network {type(network).__name__} has no nn.Linear: there is nothing to attach dendrites to. "
+            "Subclasses of Linear may compute something else and are left alone."
         )
     return linears
 

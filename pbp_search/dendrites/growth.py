@@ -51,7 +51,7 @@ class Growth:
 
         The difference of two scores that are due to chance is taken as normal, which would pass in 2% of cases; of
         several growths that are looked at together, at least one in 2% of cases (C. E. Bonferroni's correction). Scores
-        of few channels have heavier tails: on pure noise 2 to 5% of single growths pass, and of 16 together at least
+        of few channels have heavier tails: on pure noise 2 to 6% of single growths pass, and of 16 together at least
         one in 0 to 17% of cases (``benchmarks/noise_gate.py``). What passes is still judged by its validation score.
 
         Args:

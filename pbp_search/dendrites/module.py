@@ -12,6 +12,7 @@ For input x, D generations, and per-channel weights U[d, e] and W[d]:
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,13 @@ class Dendritic(nn.Module):
         self.channels = module.out_features
         self.generations: nn.ModuleList = nn.ModuleList()
         self.outgoing = nn.Parameter(module.weight.new_zeros(0, self.channels))
+
+    def __getattr__(self, name: str) -> Any:
+        # Networks look at their layers (weight.dtype, in_features): what is not the wrapper's own is M's.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.module(x)

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from pbp_search.dendrites import fold
-from pbp_search.errors import ExportError, InputError
+from pbp_search.errors import ExportError, InputError, said
 from pbp_search.training import Checkpoint, Task, evaluate
 
 MODEL = "model.onnx"
 CARD = "model.json"
 TOLERANCE = 1e-4
-"""The largest difference of outputs, relative to the largest output, that counts as rounding."""
+"""The largest difference, relative to the largest output, that counts as rounding. Half precision has more."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,16 @@ def export_onnx(
         InputError: The folder cannot be written to, or holds an exported network already.
         ExportError: The network cannot be exported, or the file does not compute what the network computes.
     """
-    if not overwrite and any((folder / name).exists() for name in (MODEL, CARD)):
+    try:
+        there = [folder / name for name in (MODEL, CARD) if (folder / name).exists()]
+    except OSError as error:  # a name that no folder can have
+        raise InputError(f"The folder {folder} cannot be written to: {error.strerror}.") from None
+    if there and not overwrite:
         raise InputError(f"The folder {folder} holds an exported network already: pass --overwrite to replace it.")
+    if any(not file.is_file() for file in there):
+        raise InputError(
+            f"In the folder {folder} there is something else by the name of an exported file: move it away."
+        )
     data = task.data()
     network = checkpoint.network(task).eval()
     with _beside(folder) as beside:
@@ -88,9 +96,16 @@ def export_onnx(
 
 
 def run_onnx(file: Path, inputs: Tensor) -> Tensor:
-    """The outputs that onnxruntime computes from an exported file, for inputs of shape (N, ...)."""
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    """The outputs that onnxruntime computes from an exported file, for inputs of shape (N, ...).
+
+    Raises:
+        ExportError: It cannot run the file, for example because it lacks a type of number.
+    """
+    try:
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    except Exception as error:  # onnxruntime has an error type for each of its codes; numpy lacks some of torch's types
+        raise ExportError(f"The exported network does not run in onnxruntime: {said(error)}") from error
     return torch.as_tensor(np.asarray(outputs))
 
 
@@ -125,7 +140,8 @@ def _difference(network: nn.Module, file: Path, inputs: Tensor) -> float:
     for batch in (inputs, inputs[:1]):
         expected, outputs = network(batch), run_onnx(file, batch)
         difference = float((expected - outputs).abs().max())
-        if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        tolerance = max(TOLERANCE, 16 * torch.finfo(expected.dtype).eps) if expected.is_floating_point() else 0.0
+        if not difference <= tolerance * max(1.0, float(expected.abs().max())):
             raise ExportError(
                 f"The exported file computes something else than the network: outputs differ by up to {difference:g}. "
                 "Nothing was written."

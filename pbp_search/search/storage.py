@@ -31,7 +31,7 @@ def open_storage(home: Home, url: str | None = None, create: bool = True) -> opt
     try:
         with database.opening(home.create().creation_lock(), {"studies", "trials", "version_info"}):
             return optuna.storages.RDBStorage(database.secret_url, engine_kwargs=arguments)
-    except (ImportError, SQLAlchemyError, OSError, RuntimeError) as error:
+    except (ImportError, SQLAlchemyError, OSError, RuntimeError, ValueError, TypeError) as error:
         raise database.error(error) from None
 
 

@@ -1,5 +1,6 @@
 """A study: an Optuna study over a search space, its milestones, and its front."""
 
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pbp_search.tracking import Tracker
 
 # MLflow takes seconds to import. Only what writes to it does, not what reads a study: the imports stand inside.
+
+logger = logging.getLogger(__name__)
 
 _DEFINITION = "pbp_search"
 _FOLDER = "folder"
@@ -190,8 +193,10 @@ class Study:
                 f"The milestones of the study {self.name!r} are not in {self.folder.path}: "
                 "name the home that the study was made in with --home."
             )
-        self.folder.create()
         check_task(task)
+        if workers > 1:
+            check_sendable(task)
+        self.folder.create()
         difference = self.definition.difference(_define(task, self.definition.space, self.definition.seed))
         if difference:
             raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
@@ -206,12 +211,12 @@ class Study:
             space=self.definition.space,
             seed=self.definition.seed,
         )
-        if workers > 1:
-            check_sendable(task)
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
         try:
             self._record_missing(tracker)
             for outcome in run_workers(setup, trials, deadline, workers):
+                if outcome.failure is not None:
+                    logger.warning("Trial %d failed: %s", outcome.trial, outcome.failure)
                 if on_outcome is not None:
                     on_outcome(outcome)
             self._record_missing(tracker)

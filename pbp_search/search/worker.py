@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
-from pbp_search.errors import CheckpointError, PbpSearchError, SettingsError, TrainingError
+from pbp_search.errors import CheckpointError, PbpSearchError, SettingsError, TrainingError, said
 from pbp_search.home import StudyFolder
 from pbp_search.search.promotion import next_promotion
 from pbp_search.search.rungs import FAILURE, MILESTONE, PARENT, Outcome, trials_of
@@ -148,15 +148,14 @@ class Worker:
         self._history.clear()
         try:
             checkpoint = self._train(trial)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             # Stopped, not dead: this does not count as a restart when the trial is done again.
             trial.set_user_attr(_RESTARTS, trial.user_attrs.get(_RESTARTS, 0) - 1)
             raise
-        except Exception as error:  # a network, loss or score of the user may raise anything: the study goes on
-            failure = str(error) if isinstance(error, PbpSearchError) else f"{type(error).__name__}: {error}"
-            logger.warning("Trial %d failed: %s", trial.number, failure)
+        except BaseException as error:  # a user's network, loss or score may raise anything, or exit: the study goes on
+            failure = said(error)
             trial.set_user_attr(FAILURE, failure)
-            trial.set_user_attr(_TRACEBACK, traceback.format_exc(limit=-8))
+            trial.set_user_attr(_TRACEBACK, "".join(traceback.format_tb(error.__traceback__, limit=-8)))
             failed = record_of(self._study.tell(trial, state=TrialState.FAIL), self._folder)
             self._record(replace(failed, history=tuple(self._history)))
             return Outcome(trial.number, None, failure)

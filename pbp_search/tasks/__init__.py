@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cloudpickle
 
-from pbp_search.errors import InputError, TaskError
+from pbp_search.errors import InputError, TaskError, said
 from pbp_search.training import Task
 
 BUILT_IN = {"digits_mlp": ("pbp_search.tasks.digits", "DigitsMLP")}
@@ -34,8 +34,8 @@ def load_task(name: str) -> Task:
     task_class = _load_class(Path(file), attribute)
     try:
         task: Task = task_class()
-    except Exception as error:  # the user's own code may raise anything
-        raise TaskError(f"The task {attribute} cannot be built: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        raise TaskError(f"The task {attribute} cannot be built: {said(error)}") from error
     return task
 
 
@@ -54,7 +54,7 @@ def check_sendable(task: Task) -> None:
         cloudpickle.dumps(task)
     except Exception as error:  # whatever the task holds decides what is raised
         raise TaskError(
-            f"The task {type(task).__name__} cannot be sent to worker processes ({type(error).__name__}: {error}): "
+            f"The task {type(task).__name__} cannot be sent to worker processes ({said(error)}): "
             "use one worker, or make what it holds in data() and model()."
         ) from error
 
@@ -78,7 +78,7 @@ def _load_class(file: Path, attribute: str) -> type:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
-        raise TaskError(f"The task file {file} cannot be imported: {type(error).__name__}: {error}") from error
+        raise TaskError(f"The task file {file} cannot be imported: {said(error)}") from error
     # Worker processes have not imported the file: they are sent its class, not its name.
     cloudpickle.register_pickle_by_value(module)
     task_class = getattr(module, attribute, None)

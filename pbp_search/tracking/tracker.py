@@ -217,7 +217,7 @@ def opening(home: Home, uri: str) -> Iterator[MlflowClient]:
             yield MlflowClient(database.secret_url)
     except MlflowException as error:
         raise _refused(error, database) from None
-    except (SQLAlchemyError, OSError, ImportError) as error:
+    except (SQLAlchemyError, OSError, ImportError, ValueError, TypeError) as error:
         raise database.error(error) from None
 
 

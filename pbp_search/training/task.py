@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pbp_search.dendrites import attach, record
-from pbp_search.errors import PbpSearchError, TaskError, TrainingError
+from pbp_search.errors import PbpSearchError, TaskError, TrainingError, said
 
 T = TypeVar("T")
 Direction = Literal["maximize", "minimize"]
@@ -94,7 +94,8 @@ def check_task(task: Task) -> Data:
     """
     label = f"The task {type(task).__name__}"
     missing = [name for name in ("data", "model", "loss", "score") if not callable(getattr(task, name, None))]
-    missing += [name for name in ("name", "metric", "direction", "widths") if not hasattr(task, name)]
+    fields = ("name", "metric", "direction", "widths")
+    missing += [name for name in fields if not _attempt(f"{label}: {name} failed", partial(hasattr, task, name))]
     if missing:
         raise TaskError(f"{label} has no {', '.join(missing)}: see docs/writing-a-task.md for what a task needs.")
     for field in ("name", "metric"):
@@ -109,7 +110,9 @@ def check_task(task: Task) -> Data:
     for part in ("train", "validation", "test"):
         _check_split(getattr(data, part), part, label)
     for part in ("validation", "test"):
-        _check_alike(data.train.inputs, getattr(data, part).inputs, part, label)
+        split = getattr(data, part)
+        _check_alike(data.train.inputs, split.inputs, f"{part} inputs", "training inputs", label)
+        _check_alike(data.train.targets, split.targets, f"{part} targets", "training targets", label)
     _check_network(task, data, label)
     _check_score(task, data, label)
     return data
@@ -132,16 +135,19 @@ def _check_split(split: object, part: str, label: str) -> None:
     if rows < least:
         raise TaskError(f"{label}: the {part} data have {rows} rows: at least {least} are needed.")
     for name, values in (("inputs", split.inputs), ("targets", split.targets)):
+        if values.layout != torch.strided or values.requires_grad:
+            kind = "require a gradient: detach them" if values.requires_grad else "are sparse: make them dense"
+            raise TaskError(f"{label}: the {part} {name} {kind}.")
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             bad = int((~torch.isfinite(values)).sum())
             raise TaskError(f"{label}: the {part} {name} hold {bad} values that are NaN or infinite: clean them first.")
 
 
-def _check_alike(train: Tensor, inputs: Tensor, part: str, label: str) -> None:
-    if train.shape[1:] != inputs.shape[1:] or train.dtype != inputs.dtype:
+def _check_alike(train: Tensor, other: Tensor, what: str, of_training: str, label: str) -> None:
+    if train.shape[1:] != other.shape[1:] or train.dtype != other.dtype:
         raise TaskError(
-            f"{label}: the {part} inputs have the shape {tuple(inputs.shape)} and type {inputs.dtype}, "
-            f"the training inputs {tuple(train.shape)} and {train.dtype}: they must be alike but for the rows."
+            f"{label}: the {what} have the shape {tuple(other.shape)} and type {other.dtype}, "
+            f"the {of_training} {tuple(train.shape)} and {train.dtype}: they must be alike but for the rows."
         )
 
 
@@ -222,7 +228,7 @@ def _outputs(network: nn.Module, split: Split) -> Tensor:
 def _attempt(what: str, call: Callable[[], T]) -> T:
     try:
         return call()
-    except PbpSearchError:
+    except (PbpSearchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # the user's own code may raise anything
-        raise TaskError(f"{what}: {type(error).__name__}: {error}") from error
+    except BaseException as error:  # the user's own code may raise anything, or exit
+        raise TaskError(f"{what}: {said(error)}") from error

@@ -151,6 +151,13 @@ class SameNameOtherModel(Own):
         return nn.Sequential(nn.Linear(2, width + 1), nn.Tanh(), nn.Linear(width + 1, 2))
 
 
+class WithLock(Own):
+    def __init__(self):
+        import threading
+
+        self.lock = threading.Lock()
+
+
 class OtherTask(Own):
     name = "other"
 """

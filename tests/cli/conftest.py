@@ -60,6 +60,8 @@ def call_in(
 ) -> Callable[[Path], Callable[..., Called]]:
     """Run commands in a folder, and in this process: loading MLflow takes seconds."""
     monkeypatch.setenv("COLUMNS", "80")
+    # Commands quiet loggers for their whole process.
+    monkeypatch.setattr("pbp_search.cli.session.quiet_libraries", lambda: None)
 
     def enter(folder: Path) -> Callable[..., Called]:
         monkeypatch.chdir(folder)

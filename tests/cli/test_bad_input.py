@@ -54,6 +54,18 @@ CASES: dict[str, tuple[list[str], str]] = {
         "The storage sqlite:///notes.txt cannot be opened: file is not a database",
     ),
     "storage in memory": ([*RUN, "--storage", "sqlite://"], "A storage in memory is lost when the command ends"),
+    "storage that is a folder": (
+        ["front", "own", "--storage", "sqlite:///."],
+        "The storage '.' is a folder: use sqlite:///path/to/file.db.",
+    ),
+    "storage that is a folder by its path": (
+        ["front", "own", "--storage", "sqlite:///{folder}/mlruns"],
+        "The storage sqlite:///{folder}/mlruns cannot be opened",
+    ),
+    "storage with a bad option": (
+        ["front", "own", "--storage", "sqlite:///mlruns/optuna.db?timeout=soon"],
+        "The storage sqlite:///mlruns/optuna.db?timeout=soon cannot be opened: could not convert string to float",
+    ),
     "storage that is no URL": ([*RUN, "--storage", "hunter2"], "The storage is not a database URL"),
     "storage with a bad port": (
         [*RUN, "--storage", "postgresql://me:hunter2@host:port/studies"],
@@ -110,6 +122,14 @@ CASES: dict[str, tuple[list[str], str]] = {
     "wrong task": (
         ["export", "own", "--task", "broken.py:OtherTask", "--output", "out"],
         "The study 'own' has the task 'own', not 'other'.",
+    ),
+    "export to a name that no folder has": (
+        [*EXPORT[:-1], "x" * 300, *SMALL],
+        "The folder " + "x" * 300 + " cannot be written to: File name too long.",
+    ),
+    "a task that cannot be sent to workers": (
+        ["run", "broken.py:WithLock", "--study", "lock", "--workers", "2"],
+        "The task WithLock cannot be sent to worker processes (TypeError: ",
     ),
     "damaged milestone": (EXPORT, "The milestone file {folder}/mlruns/studies/own-"),
     # MLflow's UI. The port is busy: if the store was not refused, the port would be.
@@ -227,3 +247,18 @@ def test_a_file_where_the_milestones_of_a_study_to_export_are(call: Call, study:
     folder.rename(study.folder.path / "moved")
     folder.write_text("kept")
     assert_bad_input(call(*EXPORT), f"There is no milestone file {folder}/trial-00001.safetensors.")
+
+
+def test_a_storage_that_is_damaged_inside(call: Call, study: Study) -> None:
+    file = study.folder.home.folder / "optuna.db"
+    study._optuna._storage.remove_session()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:8192] + bytes(len(whole) - 8192))
+    for beside in ("-wal", "-shm"):
+        file.with_name(file.name + beside).unlink(missing_ok=True)
+    for command in (["front", "own"], RUN, [*RUN, "--fresh"]):
+        called = call(*command)
+        assert called.code == 2
+        assert len(called.err.splitlines()) == 1
+        assert "malformed" in called.err
+        assert "goes on" not in called.err

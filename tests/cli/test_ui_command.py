@@ -22,6 +22,9 @@ class Server:
         self.command, self.environment, self.ended = command, env, False
         self.started.append(self)
 
+    def poll(self) -> int | None:
+        return None
+
     def wait(self) -> int:
         return 0
 
@@ -33,6 +36,7 @@ class Server:
 def servers(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
     Server.started = []
     monkeypatch.setattr(subprocess, "Popen", Server)
+    monkeypatch.setattr("pbp_search.cli.ui._answers", lambda _: True)
     return Server.started
 
 
@@ -53,7 +57,7 @@ def test_the_ui_is_that_of_the_home_on_this_machine_only(
 ) -> None:
     called = call("ui", "--port", port)
     assert called.code == 0
-    assert f"http://127.0.0.1:{port}" in called.out
+    assert f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning" in called.out
     (server,) = servers
     assert server.command[:3] == [sys.executable, "-m", "mlflow"]
     assert option(server, "--host") == "127.0.0.1"
@@ -100,3 +104,23 @@ def test_ctrl_c_ends_the_server(
     assert called.code == 0
     assert "Traceback" not in called.err
     assert servers[0].ended
+
+
+def test_the_address_is_told_once_the_server_answers(
+    call: Call, place: Home, servers: list[Server], port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([False, False, True])
+    monkeypatch.setattr("pbp_search.cli.ui._answers", lambda _: next(answers))
+    assert "http://" in call("ui", "--port", port).out
+    assert next(answers, None) is None
+
+
+def test_a_server_that_ends_at_once_has_no_address(
+    call: Call, place: Home, servers: list[Server], port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pbp_search.cli.ui._answers", lambda _: False)
+    monkeypatch.setattr(Server, "poll", lambda self: 3)
+    monkeypatch.setattr(Server, "wait", lambda self: 3)
+    called = call("ui", "--port", port)
+    assert called.code == 3
+    assert "http://" not in called.out

@@ -313,3 +313,42 @@ def test_a_bad_folder_is_refused_before_the_work(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("the network was exported"))
     with pytest.raises(InputError):
         export_onnx(random_checkpoint(Dots(), 0), Dots(), file / "out")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.json"])
+def test_something_else_by_the_name_of_a_file_is_not_replaced(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "out"
+    (folder / name).mkdir(parents=True)
+    other = folder / ({"model.onnx", "model.json"} - {name}).pop()
+    other.write_text("kept")
+    with pytest.raises(InputError, match=r"there is something else by the name of an exported file: move it away\.$"):
+        export_onnx(random_checkpoint(Dots(), 0), Dots(), folder, overwrite=True)
+    assert other.read_text() == "kept"
+
+
+class OfType(Dots):
+    """Everything in another type of number."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def data(self) -> Data:
+        data = super().data()
+        parts = (data.train, data.validation, data.test)
+        return Data(*(Split(part.inputs.to(self.dtype), part.targets.to(self.dtype)) for part in parts))
+
+    def model(self, width: int) -> nn.Module:
+        return super().model(width).to(self.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_rounding_of_the_networks_type_is_no_difference(tmp_path: Path, dtype: torch.dtype) -> None:
+    exported = export_onnx(random_checkpoint(OfType(dtype), 1), OfType(dtype), tmp_path / "out")
+    assert exported.card["output"]["type"] == str(dtype).removeprefix("torch.")
+
+
+def test_a_type_that_onnxruntime_lacks_is_a_sentence(tmp_path: Path) -> None:
+    task = OfType(torch.bfloat16)
+    with pytest.raises(ExportError, match=r"^The exported network does not run in onnxruntime: "):
+        export_onnx(random_checkpoint(task, 1), task, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

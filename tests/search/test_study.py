@@ -202,12 +202,20 @@ class NaNInBetween(Dots):
         return nn.Sequential(network, ToNaN()) if width == 3 else network
 
 
+class UnsayableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
 class RaisesInBetween(Dots):
     """The same, with an error."""
 
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error or LookupError("no network of width 3")
+
     def model(self, width: int) -> nn.Module:
         if width == 3:
-            raise LookupError(f"no network of width {width}")
+            raise self.error
         return super().model(width)
 
 
@@ -216,6 +224,10 @@ class RaisesInBetween(Dots):
     [
         (NaNInBetween(), "The training loss became nan: try a smaller learning rate."),
         (RaisesInBetween(), "LookupError: no network of width "),
+        (RaisesInBetween(SystemExit(0)), "SystemExit: 0"),
+        (RaisesInBetween(GeneratorExit()), "GeneratorExit"),
+        (RaisesInBetween(ValueError("bad \udcff\n\nname\0" + 2000 * "x")), "ValueError: bad ? name xxx"),
+        (RaisesInBetween(UnsayableError()), "UnsayableError"),
     ],
 )
 def test_a_failed_rung_keeps_its_reason_and_the_study_goes_on(

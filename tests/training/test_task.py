@@ -85,6 +85,11 @@ class Repeated(nn.Module):
         return self.head(self.inner(self.inner(x)))
 
 
+class UnsayableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
 class Shifting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.sub_(0.5)
@@ -117,6 +122,31 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     "widths upside down": (lambda: broken(widths=(8, 2)), r"widths \(8, 2\): .*smallest <= largest"),
     "width of zero": (lambda: broken(widths=(0, 2)), r"widths \(0, 2\): .*1 <= smallest"),
     "fractional width": (lambda: broken(widths=(1.0, 2.5)), r"widths \(1\.0, 2\.5\): .*whole numbers"),
+    "a name that raises": (
+        lambda: broken(name=property(raising(RuntimeError("nameless")))),
+        r"name failed: RuntimeError: nameless",
+    ),
+    "data raise something that cannot be said": (
+        lambda: broken(data=raising(UnsayableError())),
+        r"data\(\) failed: UnsayableError$",
+    ),
+    "data raise what is not an Exception": (lambda: broken(data=raising(GeneratorExit())), r"data\(\) failed: Gen"),
+    "sparse inputs": (
+        lambda: with_part("train", lambda part: Split(part.inputs.to_sparse(), part.targets)),
+        r"the train inputs are sparse: make them dense\.$",
+    ),
+    "inputs with a gradient": (
+        lambda: with_part("test", lambda part: Split(part.inputs.clone().requires_grad_(), part.targets)),
+        r"the test inputs require a gradient: detach them\.$",
+    ),
+    "test targets of another shape": (
+        lambda: with_part("test", lambda part: Split(part.inputs, part.targets.flatten())),
+        r"the test targets have the shape \(\d+,\) and type torch\.float32, the training targets",
+    ),
+    "a Linear without neurons": (
+        lambda: broken(model=lambda self, width: nn.Sequential(nn.Linear(2, 0), nn.Linear(0, 1))),
+        r"The Linear '0' has no inputs or no outputs: it has no neurons\.$",
+    ),
     "data raise": (lambda: broken(data=raising(OSError("no file"))), r"data\(\) failed: OSError: no file"),
     "data end the program": (
         lambda: broken(data=raising(SystemExit("no licence"))),
@@ -229,6 +259,7 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_a_broken_task_is_refused_in_a_sentence(case: str) -> None:
     build, sentence = CASES[case]
     with pytest.raises((TaskError, UnsupportedModuleError), match=sentence) as caught:
