@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pbp_search.dendrites import DendriteSpec, attach, fold, grow, record
+    from pbp_search.dendrites import Adapter, DendriteSpec, attach, fold, grow, record
     from pbp_search.export import export_onnx
     from pbp_search.front import Front
     from pbp_search.home import Home
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
 
 _ROOMS = {
-    "dendrites": ("DendriteSpec", "attach", "fold", "grow", "record"),
+    "dendrites": ("Adapter", "DendriteSpec", "attach", "fold", "grow", "record"),
     "export": ("export_onnx",),
     "front": ("Front",),
     "home": ("Home",),
@@ -53,6 +53,7 @@ _ROOMS = {
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
+    "Adapter",
     "Checkpoint",
     "ClassificationTask",
     "CycleSchedule",

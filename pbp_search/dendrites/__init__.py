@@ -1,19 +1,25 @@
 """Dendrites: what they are, how they are attached, recorded, grown and folded away."""
 
-from pbp_search.dendrites.attach import attach, dendritic_modules
-from pbp_search.dendrites.fold import FoldedLinear, fold, parameter_count, weight_bytes
+from pbp_search.dendrites.adapters import Adapter
+from pbp_search.dendrites.attach import Adapters, Placement, attach, dendritic_modules
+from pbp_search.dendrites.fold import Fused, fold, parameter_count, weight_bytes
 from pbp_search.dendrites.growth import Growth, grow
-from pbp_search.dendrites.module import Dendritic, Generation
+from pbp_search.dendrites.module import Dendrite, Dendritic
 from pbp_search.dendrites.objective import Projection, correlation, standardise
+from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.record import Record, record
 from pbp_search.dendrites.spec import DendriteSpec
 
 __all__ = [
+    "Adam",
+    "Adapter",
+    "Adapters",
+    "Dendrite",
     "DendriteSpec",
     "Dendritic",
-    "FoldedLinear",
-    "Generation",
+    "Fused",
     "Growth",
+    "Placement",
     "Projection",
     "Record",
     "attach",

@@ -1,68 +1,132 @@
 """The network that ships: dendrites fused into their modules, no scaffolding."""
 
 import copy
+from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pbp_search.dendrites.attach import dendritic_modules
-from pbp_search.dendrites.module import Dendritic
+from pbp_search.dendrites.module import Dendrite, Dendritic, Wrapper, add_branches, along
+from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.spec import FUNCTIONS
 
 
-class FoldedLinear(nn.Module):
-    """A Linear and all its dendrite generations as one matrix product and a short cascade.
+class Fused(Wrapper):
+    """A Linear or convolution and all its dendrites as one product or convolution and a short cascade.
+
+    To its network it still has C outputs: ``out_features`` or ``out_channels``, ``weight`` and ``bias`` are M's.
 
     Attributes:
-        linear: M and M_0 ... M_{D-1} stacked: (D + 1) * C outputs.
-        incoming: The rows of U one after the other, shape (D * (D - 1) / 2, C).
+        module: M and M_0 ... M_{D-1} stacked: (D + 1) * C outputs.
+        incoming: The rows of U one after the other, each of C numbers.
         outgoing: W, shape (D, C).
     """
 
     def __init__(self, module: Dendritic) -> None:
         super().__init__()
-        base = module.module
-        parts = [base, *(generation.get_submodule("module") for generation in module.generations)]
-        # On the meta device: no random start is drawn for weights that are replaced at once.
-        self.linear = nn.Linear(
-            base.in_features, len(parts) * module.channels, bias=base.bias is not None, device="meta"
-        )
-        self.linear.weight = nn.Parameter(torch.cat([part.get_parameter("weight").detach() for part in parts]))
-        if base.bias is not None:
-            self.linear.bias = nn.Parameter(torch.cat([part.get_parameter("bias").detach() for part in parts]))
-        self.incoming = nn.Parameter(
-            torch.cat([part.get_parameter("incoming").detach() for part in module.generations])
-        )
+        dendrites = _dendrites(module)
+        parts = [module.module, *(dendrite.module for dendrite in dendrites)]
+        self.module = _stacked(parts)
+        self.earlier = [len(dendrite.incoming) for dendrite in dendrites]
+        self.incoming = nn.Parameter(torch.cat([dendrite.incoming.detach() for dendrite in dendrites]))
         self.outgoing = nn.Parameter(module.outgoing.detach().clone())
         self.nonlinearity = FUNCTIONS[module.spec.nonlinearity]
+        self.axis = module.adapter.axis
+        setattr(self, _outputs(module.module), module.channels)
+        self.channels = module.channels
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def weight(self) -> Tensor:
+        """M's own, for networks that read the weights of their layers."""
+        return self.module.get_parameter("weight")[: self.channels]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """M's own."""
+        stacked = self.module.bias
+        return stacked[: self.channels] if isinstance(stacked, Tensor) else None
+
+    def forward(self, input: Tensor) -> Tensor:  # torch's name: networks may give it by keyword
         y: Tensor
-        y, *sums = self.linear(x).chunk(len(self.outgoing) + 1, dim=-1)
+        y, *sums = self.module(input).chunk(len(self.outgoing) + 1, dim=self.axis)
         seen: list[Tensor] = []
-        row = 0
-        for weight, z in zip(self.outgoing, sums, strict=True):
-            for activation in seen:
-                z = z + self.incoming[row] * activation
-                row += 1
+        rows = iter(self.incoming.unbind() if len(self.incoming) else ())
+        for earlier, z in zip(self.earlier, sums, strict=True):
+            for activation in seen[:earlier]:
+                z = torch.addcmul(z, activation, along(next(rows), self.axis))
             seen.append(self.nonlinearity(z))
-            y = y + weight * seen[-1]
-        return y
+        return add_branches(y, self.outgoing, seen, self.axis)
+
+
+class Beside(Wrapper):
+    """Any module with its dendrites beside it: the same sums as in training."""
+
+    def __init__(self, module: Dendritic) -> None:
+        super().__init__()
+        self.module = module.module
+        self.dendrites = module.dendrites
+        self.outgoing = module.outgoing
+        self.adapter = module.adapter
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.module(*args, **kwargs)
+        y = self.adapter.neurons(output)
+        seen: list[Tensor] = []
+        for dendrite in self.dendrites:
+            seen.append(dendrite(seen, *args, **kwargs))
+        return self.adapter.replace(output, add_branches(y, self.outgoing, seen, self.adapter.axis))
 
 
 def fold(network: nn.Module) -> nn.Module:
     """A deployable copy of a network: equal outputs up to rounding, and only the numbers that ship.
 
-    The copy is in evaluation mode; the network itself is not changed. A wrapped Linear without dendrites becomes the
-    plain Linear again. With D generations everywhere the copy holds B + D*P + C*D*(D+1)/2 parameters (B the base
+    The copy is in evaluation mode; the network itself is not changed. A wrapped module without dendrites becomes the
+    plain module again. With D full dendrites everywhere the copy holds B + D*P + C*D*(D+1)/2 parameters (B the base
     network's, P the wrapped modules', C their output channels).
     """
     folded = copy.deepcopy(network)
-    for name, module in dendritic_modules(folded).items():
-        parent, _, child = name.rpartition(".")
-        plain = FoldedLinear(module) if module.generations else module.module
-        setattr(folded.get_submodule(parent), child, plain)
+    owners = Counter(id(weight) for part in folded.modules() for weight in part.parameters(recurse=False))
+    for module in dendritic_modules(folded).values():
+        tied = any(owners[id(weight)] > 1 for weight in module.module.parameters())
+        plain: nn.Module
+        if not len(module.dendrites):
+            plain = module.module
+        elif tied or not _fusable(module):
+            plain = Beside(module)
+        else:
+            plain = Fused(module)
+        for parent in list(folded.modules()):
+            for child, part in list(parent._modules.items()):
+                if part is module:
+                    setattr(parent, child, plain)
     return folded.eval()
+
+
+def _dendrites(module: Dendritic) -> list[Dendrite]:
+    return [dendrite for dendrite in module.dendrites if isinstance(dendrite, Dendrite)]
+
+
+def _fusable(module: Dendritic) -> bool:
+    if module.spec.fan_in is not None or not Patches.fit(module.module):
+        return False
+    view = Patches.of(module.module)
+    return view.groups == 1 and not view.transposed
+
+
+def _stacked(parts: list[nn.Module]) -> nn.Module:
+    """A layer with the outputs of several alike, one after the other."""
+    stacked = copy.deepcopy(parts[0])
+    for name, _ in list(stacked.named_parameters()):
+        whole = torch.cat([part.get_parameter(name).detach() for part in parts])
+        setattr(stacked, name, nn.Parameter(whole))
+    setattr(stacked, _outputs(stacked), len(parts) * getattr(stacked, _outputs(stacked)))
+    return stacked
+
+
+def _outputs(layer: nn.Module) -> str:
+    return "out_features" if isinstance(layer, nn.Linear) else "out_channels"
 
 
 def parameter_count(network: nn.Module) -> int:

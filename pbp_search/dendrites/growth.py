@@ -1,43 +1,48 @@
 """The dendrite phase: one generation, trained on records to correlate with the error at its neurons.
 
 The network takes no part: each module is a small problem of its own. Candidates are trained on one part of the
-samples, and stopped and scored on the other, because the score on training records measures capacity as much as
-signal. Beside each score stands its floor: the score of a candidate trained the same way on shuffled errors.
+samples, and stopped, chosen and scored on the other, because the score on training records measures capacity as much as
+signal. Beside each score stands its floor: the score of candidates trained the same way on shuffled errors.
 """
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pbp_search.dendrites.module import Dendritic, Generation
-from pbp_search.dendrites.objective import Projection, correlation
+from pbp_search.dendrites.module import Dendrite, Dendritic
+from pbp_search.dendrites.objective import LinearFit, Projection, correlation, signed_correlation, signed_covariance
+from pbp_search.dendrites.optimiser import Adam
+from pbp_search.dendrites.patches import Patches
+from pbp_search.dendrites.pools import CallPart, CallPool, PatchPart, PatchPool
 from pbp_search.dendrites.record import Record
 from pbp_search.errors import InputError, TrainingError
 
 Stop = Callable[[float], bool]
-"""Told the held-out score after each pass over the records, says whether the phase is over."""
+"""Told the held-out score after each epoch, says whether the phase is over."""
 
 HELD_OUT = 0.25
-"""The share of the samples on which candidates are stopped and scored."""
+"""The share of the samples on which candidates are stopped, chosen and scored."""
 
 _PERMUTATIONS = 100
+_RUNNING = 0.1  # the weight of a batch in the running estimate of a score's sign
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How the training of one module's generation went. Scores are means over the module's channels.
+    """How the training of one module's generation went. Scores are correlations, means over the module's channels.
 
     Attributes:
-        score: The held-out score of the candidate at its best.
-        floor: The held-out score of a candidate trained the same way on shuffled errors.
+        score: The held-out score of the candidates at their best.
+        floor: The held-out score of candidates trained the same way on shuffled errors.
         noise: The standard deviation of a score that is due to chance alone, by permuting the held-out errors.
-        scores: The held-out score after each pass over the records.
-        epochs: Passes over the records, those for the floor included.
+        scores: The held-out score after each epoch.
+        epochs: Of both trainings.
     """
 
     score: float
@@ -50,9 +55,10 @@ class Growth:
         """Whether the score stands above its floor by more than chance.
 
         The difference of two scores that are due to chance is taken as normal, which would pass in 2% of cases; of
-        several growths that are looked at together, at least one in 2% of cases (C. E. Bonferroni's correction). Scores
-        of few channels have heavier tails: on pure noise 2 to 6% of single growths pass, and of 16 together at least
-        one in 0 to 17% of cases (``benchmarks/noise_gate.py``). What passes is still judged by its validation score.
+        several growths that are looked at together, at least one in 2% of cases (C. E. Bonferroni's correction). On
+        pure noise 0 to 1% of single growths pass, and of 16 together at least one in 0 to 10% of cases, most where few
+        samples have nearly all of the error (``benchmarks/noise_gate.py``). What passes is still judged by its
+        validation score.
 
         Args:
             tests: How many growths are looked at together.
@@ -67,16 +73,16 @@ def grow(
     record: Record,
     stop: Callable[[], Stop],
     generator: torch.Generator,
-    learning_rate: float = 0.01,
-) -> tuple[Generation, Growth]:
+    learning_rate: float = 0.03,
+) -> tuple[list[Dendrite], Growth]:
     """Train one generation for a module. The module itself is not changed: see :meth:`Dendritic.accept`.
 
     Args:
-        module: The module, with its accepted generations.
+        module: The module, with its accepted dendrites.
         record: Inputs and errors at the module.
         stop: Makes a stopping rule for one training.
-        generator: Draws the held-out samples, the starts and the shuffles.
-        learning_rate: Adam's, for the candidate's weights and its incoming U.
+        generator: Draws the held-out samples, the starts, the batches and the shuffles.
+        learning_rate: Adam's, for the candidates' weights and their incoming U.
 
     Returns:
         The generation at its best held-out score, and how it went.
@@ -94,82 +100,101 @@ def grow(
 
     start = int(torch.randint(2**62, (), generator=generator))
     problem = _Problem(module, record, train, held_out)
-    candidate, scores = problem.train(start, stop(), learning_rate)
-    shuffled = _Problem(module, record.shuffled((train, held_out), generator), train, held_out)
+    generation, scores = problem.train(start, stop(), learning_rate)
+    shuffled = _Problem(module, record.shuffled((train, held_out), generator), train, held_out, problem.fits)
     _, floor_scores = shuffled.train(start, stop(), learning_rate)
-    return candidate, Growth(
+    return generation, Growth(
         score=max(scores),
         floor=max(floor_scores),
-        noise=problem.noise(candidate, generator),
+        noise=problem.noise(generator),
         scores=tuple(scores),
         epochs=len(scores) + len(floor_scores),
     )
 
 
-class _Part:
-    """Inputs, accepted activations and errors of some samples of a record, as rows."""
-
-    def __init__(self, module: Dendritic, record: Record, samples: Tensor) -> None:
-        rows = record.rows(samples)
-        self.inputs = rows.inputs
-        self.activations = module.activations(rows.inputs)
-        self.errors = rows.errors
-        self.samples = len(samples)
-
-    def outputs(self, candidate: Generation) -> Tensor:
-        """V, shape (R, C)."""
-        outputs: Tensor = candidate(self.inputs, self.activations)
-        return outputs
-
-    def permuted_errors(self, generator: torch.Generator) -> Tensor:
-        """The errors of other samples; a sample's positions stay together, because they are alike."""
-        order = torch.randperm(self.samples, generator=generator)
-        return self.errors.reshape(self.samples, -1)[order].reshape_as(self.errors)
-
-
 class _Problem:
-    """Maximise the sum of S_i over a candidate's own weights and its incoming U."""
+    """Maximise the sum of S_i over the candidates' own weights and their incoming U."""
 
-    def __init__(self, module: Dendritic, record: Record, train: Tensor, held_out: Tensor) -> None:
+    def __init__(
+        self,
+        module: Dendritic,
+        record: Record,
+        train: Tensor,
+        held_out: Tensor,
+        fits: Sequence[LinearFit | None] = (None, None),
+    ) -> None:
         self.module = module
-        self.training = _Part(module, record, train)
-        self.held_out = _Part(module, record, held_out)
-        projection = Projection(self.training.inputs, self.training.activations, self.training.errors)
-        for part in (self.training, self.held_out):
-            part.errors = projection.residual(part.inputs, part.activations, part.errors)
+        self.objective = signed_correlation if module.spec.objective == "correlation" else signed_covariance
+        by_patches = Patches.fit(module.module)
+        part: type[Any] = PatchPart if by_patches else CallPart
+        self.pool_type: type[Any] = PatchPool if by_patches else CallPool
+        self.training = part(module, record, train)
+        self.held_out = part(module, record, held_out)
+        # Each part by its own fit: that of other records, taken out of a record far from them, would leave an error
+        # that depends on its inputs, shuffled or not.
+        self.fits = []
+        for some, fit in zip((self.training, self.held_out), fits, strict=True):
+            projection = Projection(some.inputs, some.activations, some.errors, fit)
+            some.errors = projection.residual(some.inputs, some.activations, some.errors)
+            self.fits.append(projection.fit)
 
-    def train(self, seed: int, stop: Stop, learning_rate: float) -> tuple[Generation, list[float]]:
-        """The candidate at its best held-out score, and the held-out score after each pass."""
+    def train(self, seed: int, stop: Stop, learning_rate: float) -> tuple[list[Dendrite], list[float]]:
+        """The generation at its best held-out score, and the held-out score after each epoch."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            candidate = self.module.candidate()
-        # fused: one kernel call a step; small candidates are mostly overhead.
-        optimiser = torch.optim.Adam(candidate.parameters(), lr=learning_rate, fused=True)
-        best, scores, over = dict[str, Tensor](), list[float](), False
-        while not over:
-            # The whole record in every step: the means, deviations and signs in S_i are the record's own.
-            optimiser.zero_grad()
-            (-correlation(self.training.outputs(candidate), self.training.errors).sum()).backward()
-            optimiser.step()
-            scores.append(self._held_out_score(candidate))
-            if not best or scores[-1] > max(scores[:-1]):
-                best = copy.deepcopy(candidate.state_dict())
-            over = stop(scores[-1])
-        candidate.load_state_dict(best)
-        _check_finite(*candidate.parameters())
-        return candidate, scores
+            pool = self.pool_type(self.module, self.training)
+            batches = torch.Generator().manual_seed(seed)
+            optimiser = Adam(list(pool.parameters()), learning_rate)
+            best, scores, over = dict[str, Tensor](), list[float](), False
+            with torch.no_grad():
+                running = self._signed(pool, self.training.first())
+            while not over:
+                pool.train()
+                for rows in self.training.batches(batches):
+                    optimiser.zero_grad()
+                    signed = self._signed(pool, rows)
+                    # |S| with the sign of a running estimate: a weak correlation has a random sign in a batch.
+                    running = signed.detach() if rows is None else running.lerp(signed.detach(), _RUNNING)
+                    (-(signed * running.sign()).sum()).backward()
+                    optimiser.step()
+                scores.append(float(self._scores(pool.eval()).amax(0).mean()))
+                if not best or scores[-1] > max(scores[:-1]):
+                    best = copy.deepcopy(pool.state_dict())
+                over = stop(scores[-1])
+            pool.load_state_dict(best)
+            _check_finite(*pool.parameters())
+            self.chosen = self._scores(pool.eval()).topk(self.module.spec.per_neuron, 0).indices
+            outputs = self._outputs(pool)
+            self.outputs = outputs.gather(1, self.chosen[:1].expand(len(outputs), 1, -1))
+            return pool.chosen(self.chosen), scores
+
+    def _signed(self, pool: PatchPool | CallPool, rows: Tensor | None) -> Tensor:
+        """The objective with its sign at some rows of the training part, shape (P, C)."""
+        errors = self.training.errors if rows is None else self.training.errors[rows]
+        outputs = pool.outputs(self.training, rows)
+        return self.objective(outputs, errors.unsqueeze(1))
 
     @torch.no_grad()
-    def _held_out_score(self, candidate: Generation) -> float:
-        outputs = self.held_out.outputs(candidate)
+    def _outputs(self, pool: PatchPool | CallPool) -> Tensor:
+        outputs = pool.outputs(self.held_out)
         _check_finite(outputs)
-        return float(correlation(outputs, self.held_out.errors).mean())
+        return outputs
+
+    def _scores(self, pool: PatchPool | CallPool) -> Tensor:
+        """The held-out correlation of every candidate, shape (P, C)."""
+        return correlation(self._outputs(pool), self.held_out.errors.unsqueeze(1))
 
     @torch.no_grad()
-    def noise(self, candidate: Generation, generator: torch.Generator) -> float:
-        """The standard deviation of the candidate's score when the held-out errors are permuted."""
-        outputs = self.held_out.outputs(candidate)
-        scores = [correlation(outputs, self.held_out.permuted_errors(generator)).mean() for _ in range(_PERMUTATIONS)]
+    def noise(self, generator: torch.Generator) -> float:
+        """The standard deviation of the chosen candidates' score when the held-out errors are permuted.
+
+        By sample: a sample's positions stay together, because they are alike.
+        """
+        samples, scores = self.held_out.samples, []
+        errors = self.held_out.errors.reshape(samples, -1, self.module.channels)
+        for _ in range(_PERMUTATIONS):
+            permuted = errors[torch.randperm(samples, generator=generator)].flatten(0, 1)
+            scores.append(correlation(self.outputs[:, 0], permuted).mean())
         return float(torch.stack(scores).std())
 
 

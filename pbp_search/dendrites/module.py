@@ -1,13 +1,14 @@
 """A module whose neurons have dendrites: the forward pass of Perforated Backpropagation.
 
-For input x, D generations, and per-channel weights U[d, e] and W[d]:
+For input x, D dendrites a neuron, and per-channel weights U[d, e] and W[d]:
 
-    z_d = M_d(x) + sum_{e<d} U[d, e] * a_e        later generations see earlier ones
+    z_d = M_d(x) + sum_{e<d} U[d, e] * a_e        dendrites of later generations see those of earlier ones
     a_d = f(z_d)
     y   = M(x) + sum_d W[d] * a_d                 before the network's own nonlinearity
 
-(R. Brenner and L. Itti, arXiv 2501.18018.) "Perforated" means that no error flows back through dendrites: they see
-``x.detach()``, and take no gradient themselves once they are accepted.
+(R. Brenner and L. Itti, arXiv 2501.18018.) "Perforated" means that no error flows back through dendrites: they act
+without a graph, and take no gradient themselves once they are accepted. In the ``gradient`` variant, a control, they
+are ordinary parts of the network.
 """
 
 import copy
@@ -17,92 +18,152 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pbp_search.dendrites.adapters import Adapter
+from pbp_search.dendrites.forms import SparsePatches
 from pbp_search.dendrites.spec import FUNCTIONS, DendriteSpec
 
 
-class Generation(nn.Module):
+class Dendrite(nn.Module):
     """One dendrite node for each of a module's C output channels.
 
     Args:
-        base: The wrapped module M; the dendrites M_d are a copy of it with a random start of its own.
-        channels: C, the number of neurons.
-        earlier: The number of accepted generations that this one sees.
+        base: The wrapped module M.
+        adapter: Where its neurons are.
+        earlier: The number of dendrites a neuron that this one sees.
         spec: The form of the dendrites.
+
+    Attributes:
+        module: M_d: like M with a random start of its own, or a sparse form of it.
+        incoming: U[d, :], shape (earlier, C).
     """
 
-    def __init__(self, base: nn.Module, channels: int, earlier: int, spec: DendriteSpec) -> None:
+    def __init__(self, base: nn.Module, adapter: Adapter, earlier: int, spec: DendriteSpec) -> None:
         super().__init__()
-        self.module = copy.deepcopy(base).requires_grad_(True)
-        for part in self.module.modules():
-            reset = getattr(part, "reset_parameters", None)
-            if callable(reset):
-                reset()
-        weight = next(base.parameters())
-        self.incoming = nn.Parameter(weight.new_zeros(earlier, channels))  # U[d, :]
+        self.adapter = adapter
         self.nonlinearity = FUNCTIONS[spec.nonlinearity]
+        self.sparse = spec.fan_in is not None
+        self.module = SparsePatches(base, spec) if self.sparse else _restarted(base)
+        self.incoming = nn.Parameter(next(base.parameters()).new_zeros(earlier, adapter.channels(base)))
 
-    def forward(self, x: Tensor, earlier: Sequence[Tensor]) -> Tensor:
-        """The activation a_d, shape (..., C), given x and the activations of all earlier generations."""
-        z = self.module(x)
-        for weight, activation in zip(self.incoming, earlier, strict=True):
-            z = z + weight * activation
+    def forward(self, earlier: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """The activation a_d, of the shape of M's neurons, given M's inputs and the activations of earlier dendrites.
+
+        Of ``earlier`` only those of earlier generations are used, not its neighbours of the same one.
+        """
+        output = self.module(*args, **kwargs)
+        z: Tensor = output if self.sparse else self.adapter.neurons(output)
+        if len(earlier):
+            for weight, activation in zip(self.incoming.unbind(), earlier, strict=False):
+                z = torch.addcmul(z, activation, along(weight, self.adapter.axis))
         return self.nonlinearity(z)
 
 
-class Dendritic(nn.Module):
-    """A module M with C output channels in its last axis, and any number of frozen dendrite generations.
-
-    Attributes:
-        module: M, trained by ordinary backpropagation.
-        generations: The accepted dendrites, frozen.
-        outgoing: W, shape (D, C), trained with M. A new generation enters with W = 0.
-    """
-
-    def __init__(self, module: nn.Linear, spec: DendriteSpec) -> None:
-        super().__init__()
-        self.module = module
-        self.spec = spec
-        self.channels = module.out_features
-        self.generations: nn.ModuleList = nn.ModuleList()
-        self.outgoing = nn.Parameter(module.weight.new_zeros(0, self.channels))
+class Wrapper(nn.Module):
+    """In the place of a module of a network, under ``module``."""
 
     def __getattr__(self, name: str) -> Any:
-        # Networks look at their layers (weight.dtype, in_features): what is not the wrapper's own is M's.
+        # Networks look at their layers (batch_first, weight.dtype): what is not the wrapper's own is M's.
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("module"), name)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.module(x)
-        # One product and one sum a generation, in a fixed order: a larger stacked product may round differently, and
-        # a generation that enters with W = 0 must leave every bit of y as it was.
-        for weight, activation in zip(self.outgoing, self.activations(x), strict=True):
-            y = y + weight * activation
-        return y
 
-    @torch.no_grad()
-    def activations(self, x: Tensor) -> list[Tensor]:
-        """The activations a_0 ... a_{D-1} of the accepted generations, each (..., C), cut off from the graph."""
-        seen: list[Tensor] = []
-        for generation in self.generations:
-            seen.append(generation(x, seen))
-        return seen
+class Dendritic(Wrapper):
+    """A module M with C neurons, and any number of dendrites on them.
 
-    def candidate(self) -> Generation:
+    Attributes:
+        module: M, trained by ordinary backpropagation.
+        dendrites: The accepted dendrites in their order; frozen, except in the ``gradient`` variant.
+        outgoing: W, shape (D, C), trained with M.
+    """
+
+    def __init__(self, module: nn.Module, spec: DendriteSpec, adapter: Adapter | None = None) -> None:
+        super().__init__()
+        self.module = module
+        self.spec = spec
+        self.adapter = adapter or Adapter()
+        self.channels = self.adapter.channels(module)
+        self.dendrites: nn.ModuleList = nn.ModuleList()
+        self.outgoing = nn.Parameter(next(module.parameters()).new_zeros(0, self.channels))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.module(*args, **kwargs)
+        if not len(self.dendrites):
+            return output
+        y = self.adapter.neurons(output)
+        activations = self.activations(*args, **kwargs)
+        return self.adapter.replace(output, add_branches(y, self.outgoing, activations, self.adapter.axis))
+
+    def activations(self, *args: Any, **kwargs: Any) -> list[Tensor]:
+        """The activations of the accepted dendrites, each of the shape of M's neurons; cut off from the graph."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.variant == "gradient"):
+            seen: list[Tensor] = []
+            for dendrite in self.dendrites:
+                seen.append(dendrite.forward(seen, *args, **kwargs))  # not a call: it has no hooks
+            return seen
+
+    def generation(self) -> list[Dendrite]:
         """A new generation at a random start (torch's global stream). It is not part of the network yet."""
-        return Generation(self.module, self.channels, len(self.generations), self.spec)
+        if self.spec.variant == "sham":
+            return []
+        return [
+            Dendrite(self.module, self.adapter, len(self.dendrites), self.spec) for _ in range(self.spec.per_neuron)
+        ]
 
-    def accept(self, generation: Generation) -> None:
-        """Freeze a generation and connect it with W = 0.
+    def accept(self, generation: Sequence[Dendrite]) -> None:
+        """Connect a generation with W = 0, and freeze it.
 
-        Every bit of the module's outputs stays as it was, but for the sign of an exact zero: -0.0 + 0.0 is 0.0.
+        Every bit of the module's outputs stays as it was, but for the sign of an exact zero: -0.0 + 0.0 is 0.0. In the
+        ``gradient`` variant dendrites stay trainable, and W starts at random (torch's global stream).
         """
-        self.generations.append(generation.requires_grad_(False).eval())
-        row = self.outgoing.new_zeros(1, self.channels)
-        self.outgoing = nn.Parameter(torch.cat([self.outgoing.detach(), row]))
+        joint = self.spec.variant == "gradient"
+        for dendrite in generation:
+            self.dendrites.append(dendrite.requires_grad_(joint).train(joint and self.training))
+        rows = self.outgoing.new_zeros(len(generation), self.channels)
+        if joint:
+            rows.normal_(std=self.spec.outgoing_scale)
+        self.outgoing = nn.Parameter(torch.cat([self.outgoing.detach(), rows]))
 
     def train(self, mode: bool = True) -> "Dendritic":
         super().train(mode)
-        self.generations.eval()  # frozen dendrites stay in evaluation mode
+        if self.spec.variant != "gradient":
+            self.dendrites.eval()  # frozen dendrites stay in evaluation mode
         return self
+
+
+def add_branches(y: Tensor, outgoing: Tensor, activations: Sequence[Tensor], axis: int) -> Tensor:
+    """``y + sum_d W[d] * a_d``.
+
+    One product and one sum a dendrite, in a fixed order: a larger stacked product may round differently, and a dendrite
+    that enters with W = 0 must leave every bit of y as it was.
+    """
+    for weight, activation in zip(outgoing.unbind(), activations, strict=True):
+        y = torch.addcmul(y, activation, along(weight, axis))
+    return y
+
+
+def along(weight: Tensor, axis: int) -> Tensor:
+    """A vector of C numbers in the shape that broadcasts along a (negative) axis."""
+    return weight if axis == -1 else weight.reshape(-1, *(1,) * (-axis - 1))
+
+
+def _restarted(base: nn.Module) -> nn.Module:
+    """A copy with a random start of its own."""
+    copied = copy.deepcopy(base).requires_grad_(True)
+    for part in copied.modules():
+        # MultiheadAttention has its own under a private name.
+        reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+        else:
+            for parameter in part.parameters(recurse=False):
+                _draw_alike(parameter)
+    return copied
+
+
+@torch.no_grad()
+def _draw_alike(parameter: Tensor) -> None:
+    """Draw a parameter of a module that cannot reset itself with the mean and deviation that it has."""
+    if parameter.is_floating_point() and parameter.numel() > 1:
+        parameter.normal_(float(parameter.mean()), float(parameter.std()))

@@ -23,6 +23,8 @@ _PLENTY = 2
 # cannot tell them from constant (dead pixels, a dendrite that is linear in x or says the same as another).
 _WEAK = 1e-10
 _WEAK_DOUBLE = 1e-13
+_WEAK_LARGE = 1e-6
+_LARGE = 2**22  # numbers of inputs: 32 MiB in double precision
 # Ridges to choose from, relative to the mean variance of the inputs' directions.
 _RIDGES = 10.0 ** torch.arange(-8, 3, dtype=torch.float64)
 
@@ -46,39 +48,61 @@ def correlation(outputs: Tensor, errors: Tensor) -> Tensor:
     """The score S_i of each channel, between 0 and 1.
 
     Args:
-        outputs: V, shape (R, C).
-        errors: E, shape (R, C), the residual of :class:`Projection`.
+        outputs: V, shape (R, ..., C).
+        errors: E, the residual of :class:`Projection`, of a shape that broadcasts with V's.
 
     Returns:
-        Shape (C,). A channel whose V or E is constant scores 0, and its gradient is 0.
+        Shape (..., C). A channel whose V or E is constant scores 0, and its gradient is 0.
     """
-    return (standardise(outputs) * standardise(errors)).mean(0).abs().clamp(max=1.0)
+    return signed_correlation(outputs, errors).abs().clamp(max=1.0)
+
+
+def signed_correlation(outputs: Tensor, errors: Tensor) -> Tensor:
+    """The same with its sign."""
+    return (standardise(outputs) * standardise(errors)).mean(0)
+
+
+def signed_covariance(outputs: Tensor, errors: Tensor) -> Tensor:
+    """The score of Fahlman and Lebiere, ``mean (V_i - mean V_i)(E_i - mean E_i)``, signed, with E of deviation 1.
+
+    Channels are independent, so the scale of E_i does not change what is learned. Unbounded in V.
+
+    Args:
+        outputs: V, shape (R, ..., C).
+        errors: E, the residual of :class:`Projection`, of a shape that broadcasts with V's.
+
+    Returns:
+        Shape (..., C).
+    """
+    return ((outputs - outputs.mean(0)) * standardise(errors)).mean(0)
 
 
 class Projection:
     """The least-squares fit of errors by [1, x, accepted a_e], fitted on some records, removed from any.
 
-    Channel i has its own fit: its neuron sees all inputs x, but only its own dendrites' activations. The fit is done
-    in two steps (Frisch, Waugh and Lovell): [1, x], which all channels share, is taken out of E and of a_e; what is
-    left of a_e is then taken out of E, channel by channel. With few records for the unknowns plain least squares fits
-    noise, so a ridge takes its place; that of the inputs is chosen for each column by generalised cross-validation.
+    Channel i has its own fit: its neuron sees the inputs x of its group, but only its own dendrites' activations. The
+    fit is done in two steps (Frisch, Waugh and Lovell): [1, x], which the channels of a group share, is taken out of E
+    and of a_e; what is left of a_e is then taken out of E, channel by channel. With few records for the unknowns plain
+    least squares fits noise, so a ridge takes its place; that of the inputs is chosen for each column by generalised
+    cross-validation.
 
     Args:
-        inputs: x, shape (R, inputs).
-        activations: The accepted generations' outputs, each (R, C).
+        inputs: x, shape (R, F), or (R, G, F) for G groups of channels.
+        activations: The accepted dendrites' outputs, each (R, C).
         errors: E, shape (R, C).
+        fit: The fit of the same inputs for other errors: its costly part is used again.
     """
 
-    def __init__(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> None:
-        records, channels = errors.shape
-        few = records <= _PLENTY * (1 + inputs.shape[1] + len(activations))
-        self._channels = channels
-        self._inputs = _Standard(inputs)
-        self._activations = [_Standard(activation) for activation in activations]
+    def __init__(
+        self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor, fit: "LinearFit | None" = None
+    ) -> None:
+        inputs = _grouped(inputs)
+        records = len(errors)
+        few = records <= _PLENTY * (1 + inputs.shape[2] + len(activations))
+        self.fit = fit or LinearFit(inputs, ridge=few)
+        self._activations = [_Standard(activation, torch.float64) for activation in activations]
         self._mean = errors.double().mean(0)
-        weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK
-        fit = _ridge if few else _least_squares
-        self._by_inputs = fit(self._inputs(inputs), self._joint(activations, errors), weak)
+        self._by_inputs = self.fit.coefficients(inputs, self._joint(inputs, activations, errors))
         left_errors, left_activations = self._without_inputs(inputs, activations, errors)
         gram = torch.einsum("rdc,rec->cde", left_activations, left_activations)
         cross = torch.einsum("rdc,rc->cd", left_activations, left_errors)
@@ -90,62 +114,106 @@ class Projection:
 
     def residual(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> Tensor:
         """E without what the fit explains, shape (R, C), of E's type; 0 where only rounding is left."""
-        left_errors, left_activations = self._without_inputs(inputs, activations, errors)
+        left_errors, left_activations = self._without_inputs(_grouped(inputs), activations, errors)
         explained = torch.einsum("rdc,cd->rc", left_activations, self._by_dendrites)
         left = (left_errors - explained).to(errors.dtype)
         rounding = _ROUNDING * torch.finfo(errors.dtype).eps * errors.abs().amax(0)
         return torch.where(left.abs().amax(0) > rounding, left, 0.0)
 
-    def _joint(self, activations: Sequence[Tensor], errors: Tensor) -> Tensor:
-        """E and the standardised a_e side by side, shape (R, (1 + D) * C)."""
+    def _joint(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> Tensor:
+        """E and the standardised a_e side by side for each group, shape (G, R, (1 + D) * C / G)."""
         standard = [scale(activation) for scale, activation in zip(self._activations, activations, strict=True)]
-        return torch.cat([errors.double() - self._mean, *standard], 1)
+        joint = torch.stack([errors.double() - self._mean, *standard], 1)  # (R, 1 + D, C)
+        groups = inputs.shape[1]
+        return joint.reshape(len(joint), joint.shape[1], groups, -1).permute(2, 0, 1, 3).flatten(2)
 
     def _without_inputs(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> tuple[Tensor, Tensor]:
         """What [1, x] leaves of E, shape (R, C), and of a_e, shape (R, D, C)."""
-        left = self._joint(activations, errors) - self._inputs(inputs) @ self._by_inputs
-        split = left.reshape(len(left), 1 + len(activations), self._channels)
+        left = self._joint(inputs, activations, errors) - self.fit.explained(inputs, self._by_inputs)
+        split = left.unflatten(2, (1 + len(activations), -1)).permute(1, 2, 0, 3).flatten(2)
         return split[:, 0], split[:, 1:]
 
 
-class _Standard:
-    """Columns by the mean and deviation that they had on the records of the fit, in double precision."""
+def _grouped(inputs: Tensor) -> Tensor:
+    """Inputs as (R, G, F)."""
+    return inputs.unsqueeze(1) if inputs.ndim == 2 else inputs
 
-    def __init__(self, values: Tensor) -> None:
+
+class LinearFit:
+    """Least squares by the same inputs for any errors: what depends on the inputs alone is computed once.
+
+    Args:
+        inputs: x, shape (R, G, F).
+        ridge: Add a ridge for each column: of some, that with the least generalised cross-validation error
+            ``R * rss / (R - df)^2``, with the residual sum of squares and the degrees of freedom that a ridge leaves
+            and takes (G. Golub, M. Heath and G. Wahba, Technometrics 21, 1979).
+    """
+
+    def __init__(self, inputs: Tensor, ridge: bool) -> None:
+        # Large products are taken in the inputs' own precision: double costs several times as much.
+        large = inputs.numel() > _LARGE and not ridge
+        self._precision = inputs.dtype if large else torch.float64
+        self._standard = _Standard(inputs, self._precision)
+        x = self._standard(inputs).transpose(0, 1)  # (G, R, F)
+        weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK_LARGE if large else _WEAK
+        self._directions = _Directions(x, weak) if ridge else None
+        self._inverse = None if ridge else torch.linalg.pinv((x.mT @ x).double(), rtol=weak, hermitian=True)
+
+    def coefficients(self, inputs: Tensor, values: Tensor) -> Tensor:
+        """Those of values (G, R, K) by standardised inputs (R, G, F): shape (G, F, K)."""
+        if self._directions is not None:
+            return self._directions.coefficients(values)
+        assert self._inverse is not None
+        x = self._standard(inputs).transpose(0, 1)
+        found: Tensor = self._inverse @ (x.mT @ values.to(x.dtype)).double()
+        return found
+
+    def explained(self, inputs: Tensor, coefficients: Tensor) -> Tensor:
+        """What the inputs say of the values, shape (G, R, K)."""
+        return (self._standard(inputs).transpose(0, 1) @ coefficients.to(self._precision)).double()
+
+
+class _Standard:
+    """Columns by the mean and deviation that they had on the records of the fit."""
+
+    def __init__(self, values: Tensor, precision: torch.dtype) -> None:
         values = values.double()
-        self._mean = values.mean(0)
-        deviation = (values - self._mean).square().mean(0).sqrt()
+        mean = values.mean(0)
+        deviation = (values - mean).square().mean(0).sqrt()
         rounding = _ROUNDING * torch.finfo(values.dtype).eps * values.abs().amax(0)
-        self._deviation = torch.where(deviation > rounding, deviation, torch.inf)  # constant columns become 0
+        self._mean = mean.to(precision)
+        self._deviation = torch.where(deviation > rounding, deviation, torch.inf).to(
+            precision
+        )  # constant ones become 0
 
     def __call__(self, values: Tensor) -> Tensor:
-        return (values.double() - self._mean) / self._deviation
+        return (values.to(self._mean.dtype) - self._mean) / self._deviation
 
 
-def _least_squares(x: Tensor, y: Tensor, weak: float) -> Tensor:
-    """Coefficients of y, shape (R, K), by standardised x, shape (R, P): shape (P, K)."""
-    inverse: Tensor = torch.linalg.pinv(x.T @ x, rtol=weak, hermitian=True)
-    return inverse @ (x.T @ y)
+class _Directions:
+    """Inputs (G, R, F) by their singular vectors, in which every ridge has a closed form."""
 
+    def __init__(self, x: Tensor, weak: float) -> None:
+        self._records = x.shape[1]
+        self._left, self._singular, self._right = torch.linalg.svd(x, full_matrices=False)
+        variance, tiny = self._singular.square(), torch.finfo(x.dtype).tiny  # (G, directions)
+        strong = variance > weak * variance.amax(1, keepdim=True).clamp(min=tiny)
+        # Weak directions get no coefficient: they count as shrunk to nothing.
+        self._variance = torch.where(strong, variance, torch.inf)
+        self._ridges = variance.mean(1, keepdim=True).clamp(min=tiny) * _RIDGES.to(x.device)  # (G, ridges)
+        ridges = self._ridges.unsqueeze(2)
+        self._shrunk = ridges / (torch.where(strong, variance, 0.0).unsqueeze(1) + ridges)
 
-def _ridge(x: Tensor, y: Tensor, weak: float) -> Tensor:
-    """The same with a ridge for each column of y: of some, that with the least generalised cross-validation error.
-
-    ``R * rss / (R - df)^2`` with the residual sum of squares and the degrees of freedom that a ridge leaves and takes
-    (G. Golub, M. Heath and G. Wahba, Technometrics 21, 1979). It has a closed form in the directions of x.
-    """
-    records = len(x)
-    left, singular, right = torch.linalg.svd(x, full_matrices=False)
-    strong = singular.square() > weak * singular.square().amax(0, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-    variance = torch.where(strong, singular.square(), torch.inf)  # weak directions get no coefficient
-    ridges = _RIDGES.to(x.device) * singular.square().mean().clamp(min=torch.finfo(x.dtype).tiny)
-    shrunk = ridges.unsqueeze(1) / (torch.where(strong, variance, 0.0) + ridges.unsqueeze(1))  # (ridges, directions)
-    along = left.T @ y  # (directions, K)
-    outside = (y.square().sum(0) - along.square().sum(0)).clamp(min=0.0)
-    residual = outside + shrunk.square() @ along.square()  # (ridges, K)
-    freedom = records - 1 - (1 - shrunk).sum(1, keepdim=True)
-    # A fit that leaves no freedom leaves no residual either, and tells nothing.
-    error = torch.where(freedom > 0.01 * records, residual / freedom.clamp(min=1e-300).square(), torch.inf)
-    ridge = ridges[error.argmin(0)]  # (K,)
-    coefficients: Tensor = right.T @ (along * singular.unsqueeze(1) / (variance.unsqueeze(1) + ridge))
-    return coefficients
+    def coefficients(self, y: Tensor) -> Tensor:
+        """Those of values (G, R, K), each column by its own ridge: shape (G, F, K)."""
+        along = self._left.mT @ y  # (G, directions, K)
+        outside = (y.square().sum(1) - along.square().sum(1)).clamp(min=0.0).unsqueeze(1)
+        residual = outside + self._shrunk.square() @ along.square()  # (G, ridges, K)
+        freedom = self._records - 1 - (1 - self._shrunk).sum(2, keepdim=True)
+        # A fit that leaves no freedom leaves no residual either, and tells nothing.
+        tiny = torch.finfo(y.dtype).tiny
+        error = torch.where(freedom > 0.01 * self._records, residual / freedom.clamp(min=tiny).square(), torch.inf)
+        ridge = self._ridges.gather(1, error.argmin(1)).unsqueeze(1)  # (G, 1, K)
+        scaled = along * self._singular.unsqueeze(2) / (self._variance.unsqueeze(2) + ridge)
+        coefficients: Tensor = self._right.mT @ scaled
+        return coefficients

@@ -1,22 +1,41 @@
 """Recording what a dendrite phase needs: inputs and errors at every dendritic module, in one pass over the data.
 
 In the dendrite phase the network is frozen and in evaluation mode, so for every sample the input x of a module and
-the error E = dL_n/dy at its output never change. L_n is the sample's own loss: E does not depend on the batch size.
+the error E = dL_n/dy at its neurons never change. L_n is the sample's own loss: E does not depend on the batch size.
+
+Of a Linear or a convolution the patches at some positions are kept; of any other module, what it was called with.
+Samples and positions are drawn before anything is unfolded, so that records obey a budget.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from pbp_search.dendrites.attach import dendritic_modules
 from pbp_search.dendrites.module import Dendritic
+from pbp_search.dendrites.patches import Patches
 from pbp_search.errors import TrainingError, UnsupportedModuleError
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs and targets of N samples to N losses, shape (N,)."""
+Loss = Callable[[Any, Tensor], Tensor]
+"""Outputs (whatever the network returns) and targets of N samples to N losses, shape (N,)."""
+
+BUDGET = 2**30
+"""Bytes that the records of all modules may take together."""
+ROWS = 2**15
+"""Rows (samples x positions) that are enough to learn one generation of dendrites from."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a module was called with for some samples, cut off from the graph."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,59 +43,161 @@ class Record:
     """Inputs and errors of one module for N samples.
 
     Attributes:
-        inputs: x, shape (N, ..., inputs).
+        inputs: x, the patches of a layer, shape (N, ..., F) or (N, positions, G, F); None for other modules.
         errors: E = dL_n/dy, shape (N, ..., C).
+        calls: What a module without patches was called with, in the samples' order: for each batch its calls, whose
+            positions stand side by side in the errors.
     """
 
-    inputs: Tensor
+    inputs: Tensor | None
     errors: Tensor
-
-    def rows(self, samples: Tensor) -> "Record":
-        """The records of some samples, with all leading axes flattened: shapes (R, inputs) and (R, C)."""
-        return Record(self.inputs[samples].flatten(0, -2), self.errors[samples].flatten(0, -2))
+    calls: tuple[tuple[Call, ...], ...] = ()
 
     def shuffled(self, parts: Sequence[Tensor], generator: torch.Generator) -> "Record":
         """The same inputs beside the errors of other samples, each of the same part of the samples."""
         errors = self.errors.clone()
         for part in parts:
             errors[part] = self.errors[part[torch.randperm(len(part), generator=generator)]]
-        return Record(self.inputs, errors)
+        return Record(self.inputs, errors, self.calls)
 
 
+@dataclass
 class _Probe:
-    """Catches one module's input, and adds a zero to its output at which the error can be read."""
+    """Catches one module's calls, and adds a zero to its neurons at which the error can be read."""
 
-    def __init__(self, name: str, module: Dendritic) -> None:
-        self.name = name
-        self.seen: list[tuple[Tensor, Tensor]] = []
-        self.handle: RemovableHandle = module.register_forward_hook(self._catch)
+    name: str
+    module: Dendritic
+    budget: int  # bytes
+    samples: int  # in the whole pass
+    rows: int  # of patches, at most
+    generator: torch.Generator
+    batch: int = 0
+    seen: list[tuple[Call, Tensor, int]] = field(default_factory=list)
+    patches: list[Tensor] = field(default_factory=list)
+    calls: list[tuple[Call, ...]] = field(default_factory=list)
+    errors: list[Tensor] = field(default_factory=list)
 
-    def _catch(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def __post_init__(self) -> None:
+        self.view = Patches.of(self.module.module) if Patches.fit(self.module.module) else None
+        self.handle: RemovableHandle = self.module.register_forward_hook(self._catch, with_kwargs=True)
+
+    def _catch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        adapter = self.module.adapter
+        neurons = adapter.neurons(output)
+        if not isinstance(neurons, Tensor) or neurons.shape[adapter.axis] != self.module.channels:
+            found = tuple(neurons.shape) if isinstance(neurons, Tensor) else type(neurons).__name__
+            raise UnsupportedModuleError(
+                f"The module {self.name!r} has {self.module.channels} neurons, but {found} where its adapter looks for "
+                f"them on axis {adapter.axis}: give it an adapter of its own (attach(..., adapters={{...}}))."
+            )
         # A sum with a leaf, not retain_grad on the output: an in-place activation behind the module may overwrite it.
-        zero = torch.zeros_like(output, requires_grad=True)
-        self.seen.append((inputs[0].detach().clone(), zero))
-        return output + zero
+        # Inputs are cloned for the same reason.
+        zero = torch.zeros_like(neurons, requires_grad=True)
+        kept = tree_map_only(Tensor, lambda value: value.detach().clone(), (args, kwargs))
+        self.seen.append((Call(*kept), zero, self.batch))
+        return adapter.replace(output, neurons + zero)
 
-    def take(self, samples: int) -> tuple[Tensor, Tensor]:
-        if len(self.seen) != 1:
+    def full(self) -> bool:
+        """Whether the budget is used up."""
+        kept = [*self.patches, *self.errors, *(x for batch in self.calls for call in batch for x in _tensors(call))]
+        return sum(value.numel() * value.element_size() for value in kept) >= self.budget
+
+    def keep(self, errors: Sequence[Tensor | None]) -> None:
+        """Keep the calls seen, with their errors.
+
+        Calls without an error (under no_grad) or without samples (an expert that none was sent to) teach nothing.
+        """
+        if self.full():
+            return
+        patches, calls, rows = list[Tensor](), list[Call](), list[Tensor]()
+        for (call, _, batch), error in zip(self.seen, errors, strict=True):
+            if error is None or not error.numel():
+                continue
+            if not bool(torch.isfinite(error).all() and all(self._sound(x) for x in _tensors(call))):
+                raise TrainingError(f"An input or error of the module {self.name!r} is NaN or infinite.")
+            if self.view is None:
+                samples = self.module.adapter.samples
+                error = error.movedim(self.module.adapter.axis, -1).movedim(samples, 0)
+                calls.append(call)
+                rows.append(error.reshape(len(error), -1, error.shape[-1]))
+                continue
+            x, error = self._samples_first(_tensors(call)[0], error, batch)
+            positions = self._draw(error.shape[1])
+            patches.append(self.view.gather(x, positions))
+            rows.append(error if positions is None else error[:, positions])
+        # Positions of the same samples stand side by side; calls with other samples than the batch's follow each other.
+        same = len({len(part) for part in rows}) == 1
+        self.patches += [torch.cat(patches, 1)] if same and patches else patches
+        self.calls += [tuple(calls)] if same and calls else [(call,) for call in calls]
+        self.errors += [torch.cat(rows, 1)] if same else rows
+
+    def _sound(self, x: Tensor) -> bool:
+        # A mask of attention may hold minus infinity.
+        return not bool(x.isnan().any() if self.view is None else (~x.isfinite()).any())
+
+    def _samples_first(self, x: Tensor, error: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Inputs with the samples first, and errors (samples, positions, C)."""
+        assert self.view is not None
+        if self.view.dimensions:
+            if x.ndim == self.view.dimensions + 1:
+                x, error = x.unsqueeze(0), error.unsqueeze(0)
+            return x, error.flatten(2).transpose(1, 2)
+        if x.shape[0] != batch and x.ndim > 2 and x.shape[1] == batch:
+            x, error = x.transpose(0, 1), error.transpose(0, 1)
+        # Rows that belong to no sample in particular count as samples themselves.
+        first = batch if x.shape[0] % batch == 0 else x[..., 0].numel()
+        return x.reshape(first, -1, x.shape[-1]), error.reshape(first, -1, error.shape[-1])
+
+    def _draw(self, positions: int) -> Tensor | None:
+        assert self.view is not None
+        row = 4 * (self.view.groups * self.view.length + self.module.channels)
+        wanted = max(1, min(self.rows, self.budget // row) // self.samples)
+        return None if wanted >= positions else torch.randperm(positions, generator=self.generator)[:wanted]
+
+    def record(self) -> Record:
+        if not self.errors:
+            raise UnsupportedModuleError(_no_part(self.name))
+        if len({part.shape[1:] for part in self.errors}) > 1:
             raise UnsupportedModuleError(
-                f"The module {self.name!r} was called {len(self.seen)} times in one forward pass: "
-                "dendrites can be grown on modules that are called exactly once."
+                f"The module {self.name!r} has another number of positions for other samples: leave it out by the "
+                "placement, or pass inputs of one size."
             )
-        seen, zero = self.seen.pop()
-        if seen.ndim < 2 or len(seen) != samples:
-            raise UnsupportedModuleError(
-                f"The module {self.name!r} was given inputs of the shape {tuple(seen.shape)} for {samples} samples: "
-                "dendrites can be grown on modules whose inputs have the samples on their first axis."
-            )
-        return seen, zero
+        if self.view is None:
+            return Record(None, torch.cat(self.errors), tuple(self.calls))
+        return Record(torch.cat(self.patches), torch.cat(self.errors))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Call):
+        tree = (tree.args, tree.kwargs)
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _no_error(name: str) -> str:
-    return f"The loss does not depend on the module {name!r}: dendrites have no error to learn."
+    return (
+        f"The loss does not depend on the module {name!r}, or not on that of its outputs where its neurons are looked "
+        "for: dendrites have no error to learn. Leave it out by the placement, or give it an adapter."
+    )
 
 
-def record(network: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, batch_size: int = 512) -> dict[str, Record]:
+def _no_part(name: str) -> str:
+    return (
+        f"The module {name!r} took no part in the forward pass: leave it out by the placement, "
+        "dendrites have nothing to learn there."
+    )
+
+
+def record(
+    network: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    batch_size: int = 512,
+    *,
+    budget: int = BUDGET,
+    rows: int = ROWS,
+    generator: torch.Generator | None = None,
+) -> dict[str, Record]:
     """Pass data through a frozen network once and keep x and E of every dendritic module.
 
     The network is put into evaluation mode for the pass, and back. Its parameters take no gradient.
@@ -87,41 +208,56 @@ def record(network: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, batc
         inputs: Shape (N, ...).
         targets: Shape (N, ...).
         batch_size: How many samples pass at once. It does not change the records beyond rounding.
+        budget: Bytes that all records may take together; samples and positions are drawn until they fit.
+        rows: Samples x positions to keep of each layer at most.
+        generator: Draws samples and positions.
 
     Returns:
         A record for each dendritic module, by its name.
 
     Raises:
-        UnsupportedModuleError: A module is called twice in a pass or never, its inputs do not have the samples on their
-            first axis, or the loss does not depend on it.
+        UnsupportedModuleError: A module takes no part in a pass, has other neurons than its adapter says, or the loss
+            does not depend on it.
         TrainingError: An input or error is NaN or infinite.
     """
+    generator = generator or torch.Generator().manual_seed(0)
+    if len(inputs) > rows:
+        drawn = torch.randperm(len(inputs), generator=generator)[:rows]
+        inputs, targets = inputs[drawn], targets[drawn]
+    modules = dendritic_modules(network)
+    share = budget // max(1, len(modules))
+    probes = [_Probe(name, module, share, len(inputs), rows, generator) for name, module in modules.items()]
     modes = {part: part.training for part in network.modules()}
-    probes = [_Probe(name, module) for name, module in dendritic_modules(network).items()]
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {probe.name: [] for probe in probes}
     network.eval()
     try:
         with torch.enable_grad():
             for x, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
-                losses = loss(network(x), target)
-                taken = [probe.take(len(x)) for probe in probes]
-                if not losses.requires_grad:
-                    raise UnsupportedModuleError(_no_error(probes[0].name))
-                # The sum of the samples' own losses: in evaluation mode samples do not mix, so the gradient at a
-                # sample's output is that of its own loss.
-                errors = torch.autograd.grad(losses.sum(), [zero for _, zero in taken], allow_unused=True)
-                for probe, (seen, _), error in zip(probes, taken, errors, strict=True):
-                    if error is None:
-                        raise UnsupportedModuleError(_no_error(probe.name))
-                    if not bool(torch.isfinite(error).all() and torch.isfinite(seen).all()):
-                        raise TrainingError(f"An input or error of the module {probe.name!r} is NaN or infinite.")
-                    parts[probe.name].append((seen, error))
+                if all(probe.full() for probe in probes):
+                    break
+                _record_batch(network, loss, x, target, probes)
     finally:
         for probe in probes:
             probe.handle.remove()
         for part, mode in modes.items():
             part.training = mode
-    return {
-        name: Record(torch.cat([seen for seen, _ in pairs]), torch.cat([error for _, error in pairs]))
-        for name, pairs in parts.items()
-    }
+    return {probe.name: probe.record() for probe in probes}
+
+
+def _record_batch(network: nn.Module, loss: Loss, x: Tensor, target: Tensor, probes: list[_Probe]) -> None:
+    for probe in probes:
+        probe.seen.clear()
+        probe.batch = len(x)
+    losses = loss(network(x), target)
+    seen = [(probe, zero) for probe in probes for _, zero, _ in probe.seen]
+    if not seen:
+        return
+    if not losses.requires_grad:
+        raise UnsupportedModuleError(_no_error(probes[0].name))
+    # The sum of the samples' own losses: in evaluation mode samples do not mix, so the gradient at a sample's
+    # neurons is that of its own loss.
+    errors = iter(torch.autograd.grad(losses.sum(), [zero for _, zero in seen], allow_unused=True))
+    for probe in probes:
+        found = [next(errors) for _ in probe.seen]
+        if found and all(error is None for error in found):
+            raise UnsupportedModuleError(_no_error(probe.name))
+        probe.keep(found)

@@ -62,8 +62,10 @@ class TrialConfig(Settings):
     Attributes:
         width: The network's base width.
         learning_rate: Adam's in the neuron phase; it restarts at each cycle.
-        dendrite_learning_rate: Adam's in the dendrite phase.
+        dendrite_learning_rate: Adam's in the dendrite phase, for weights of standardised inputs.
         batch_size: Samples a step in the neuron phase.
+        weight_decay: Adam's in the neuron phase, decoupled; W takes none.
+        gradient_clip: The largest norm of the gradient of a step; None for any.
         seed: Keys every random stream.
     """
 
@@ -71,6 +73,8 @@ class TrialConfig(Settings):
     dendrites: DendriteSpec = DendriteSpec()
     schedule: CycleSchedule = CycleSchedule()
     learning_rate: float = Field(0.003, gt=0)
-    dendrite_learning_rate: float = Field(0.01, gt=0)
+    dendrite_learning_rate: float = Field(0.03, gt=0)
     batch_size: int = Field(64, ge=1)
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float | None = Field(None, gt=0)
     seed: int = Field(0, ge=0)

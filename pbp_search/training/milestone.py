@@ -22,9 +22,9 @@ from pbp_search.errors import CheckpointError
 from pbp_search.settings import Settings
 from pbp_search.training.config import TrialConfig
 from pbp_search.training.streams import global_stream
-from pbp_search.training.task import Task
+from pbp_search.training.task import Task, adapters_of
 
-FORMAT = "pbp-search-milestone-1"
+FORMAT = "pbp-search-milestone-2"
 
 Phase = Literal["neuron", "dendrite"]
 
@@ -177,9 +177,9 @@ def build_network(task: Task, config: TrialConfig, dendrites: int) -> nn.Module:
     """A network of the task with a number of untrained generations on every module."""
     with global_stream(config.seed, "network"):
         network = task.model(config.width)
-        for module in attach(network, config.dendrites).values():
+        for module in attach(network, config.dendrites, adapters_of(task)).values():
             for _ in range(dendrites):
-                module.accept(module.candidate())
+                module.accept(module.generation())
     return network
 
 

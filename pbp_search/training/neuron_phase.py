@@ -1,11 +1,13 @@
 """The neuron phase: ordinary training of the base network and W, with all dendrites frozen."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from pbp_search.dendrites import Adam, dendritic_modules
 from pbp_search.errors import TrainingError
 from pbp_search.training.config import TrialConfig
 from pbp_search.training.milestone import weights_of
@@ -14,6 +16,7 @@ from pbp_search.training.streams import global_stream
 from pbp_search.training.task import Data, Split, Task
 
 _EVALUATION_BATCH = 4096
+_GATHERED_BYTES = 2**24
 
 
 def train_neurons(
@@ -43,18 +46,21 @@ def train_neurons(
         TrainingError: The loss or the score became NaN or infinite.
     """
     # A new optimiser, and so a new start of the learning rate, in each cycle.
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=config.learning_rate, fused=True)
+    optimiser, scheduler = _optimiser(network, task, config)
     stop = Stopper(config.schedule.neuron, generation, task.direction)
     best: tuple[float, dict[str, Tensor]] | None = None
     epoch, over = 0, False
     while not over:
         with global_stream(config.seed, "neuron", generation, attempt, epoch):
-            loss = _train_epoch(network, task, data.train, config.batch_size, optimiser)
+            loss = _train_epoch(network, task, data.train, config.batch_size, optimiser, config.gradient_clip)
         score = evaluate(network, task, data.validation)
         on_epoch(epoch, {"train_loss": loss, "validation_score": score})
         if best is None or better(score, best[0], task.direction):
             best = score, weights_of(network)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(score)
+        elif scheduler is not None:
+            scheduler.step()
         over = stop(score)
         epoch += 1
     assert best is not None
@@ -62,25 +68,59 @@ def train_neurons(
     return best[0]
 
 
+def _optimiser(
+    network: nn.Module, task: Task, config: TrialConfig
+) -> tuple[Adam | torch.optim.Optimizer, LRScheduler | None]:
+    """The task's own optimiser and scheduler, or Adam. W takes no weight decay, which would pull it back to 0."""
+    outgoing = [module.outgoing for module in dendritic_modules(network).values()]
+    known = {id(parameter) for parameter in outgoing}
+    others = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in known]
+    make = getattr(task, "optimiser", None)
+    if make is None:
+        return Adam(others, config.learning_rate, config.weight_decay, undecayed=outgoing), None
+    optimiser: torch.optim.Optimizer = make([{"params": others}, {"params": outgoing, "weight_decay": 0.0}], config)
+    schedule = getattr(task, "scheduler", None)
+    return optimiser, None if schedule is None else schedule(optimiser, config)
+
+
 def _train_epoch(
-    network: nn.Module, task: Task, split: Split, batch_size: int, optimiser: torch.optim.Optimizer
+    network: nn.Module,
+    task: Task,
+    split: Split,
+    batch_size: int,
+    optimiser: Adam | torch.optim.Optimizer,
+    gradient_clip: float | None = None,
 ) -> float:
     """One pass over the data in a new order. Returns the mean loss."""
     network.train()
-    total = torch.zeros((), dtype=torch.float64)
-    for batch in _batches(len(split.inputs), batch_size):
-        losses = task.loss(network(split.inputs[batch]), split.targets[batch])
+    means, sizes = [], []
+    for inputs, targets in _gathered(split, batch_size):
+        loss = task.loss(network(inputs), targets).mean()
         optimiser.zero_grad()
-        losses.mean().backward()
+        loss.backward()
+        if gradient_clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), gradient_clip)
         optimiser.step()
-        total += losses.detach().sum()
-    mean = float(total) / len(split.inputs)
+        means.append(loss.detach())
+        sizes.append(len(inputs))
+    mean = float(torch.stack(means).double() @ torch.tensor(sizes, dtype=torch.float64)) / len(split.inputs)
     if not math.isfinite(mean):
         raise TrainingError(f"The training loss became {mean}: try a smaller learning rate.")
     return mean
 
 
-def _batches(samples: int, batch_size: int) -> Sequence[Tensor]:
+def _gathered(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of an epoch. Many are gathered at once: a slice of that costs less than an index of its own."""
+    batches = _batches(len(split.inputs), batch_size)
+    together = max(1, _GATHERED_BYTES // max(1, batch_size * split.inputs[:1].nbytes))
+    for start in range(0, len(batches), together):
+        some = batches[start : start + together]
+        sizes = [len(batch) for batch in some]
+        rows = torch.cat(some)
+        yield from zip(split.inputs[rows].split(sizes), split.targets[rows].split(sizes), strict=True)
+
+
+def _batches(samples: int, batch_size: int) -> list[Tensor]:
     """All samples in a new order. A single left-over sample joins the batch before: it has no batch statistics."""
     batches = list(torch.randperm(samples).split(batch_size))
     if len(batches) > 1 and len(batches[-1]) < min(2, batch_size):

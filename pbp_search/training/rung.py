@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from pbp_search.dendrites import Generation, Growth, dendritic_modules, grow, parameter_count, record, weight_bytes
+from pbp_search.dendrites import Dendrite, Growth, dendritic_modules, grow, parameter_count, record, weight_bytes
 from pbp_search.errors import SettingsError
 from pbp_search.training.config import TrialConfig
 from pbp_search.training.milestone import (
@@ -124,14 +124,29 @@ class _Rung:
         return train_neurons(network, self.task, self.data, self.config, self.generation, attempt, on_epoch)
 
     def _grow(self, network: nn.Module, attempt: int) -> bool:
-        """The dendrite phase. False if no module's candidates learned anything beyond chance: W is not trained then.
+        """Give every module a generation. False if none learned anything beyond chance: W is not trained then.
 
         A generation is one unit, as in the paper: it goes to all modules or to none, and validation judges the whole.
         """
+        if self.config.dendrites.variant == "perforated":
+            return self._dendrite_phase(network, attempt)
+        # The controls have no dendrite phase: their dendrites train with the neurons, stay as they start, or are none.
+        with global_stream(self.config.seed, "dendrite", self.generation, attempt):
+            for module in dendritic_modules(network).values():
+                module.accept(module.generation())
+        return True
+
+    def _dendrite_phase(self, network: nn.Module, attempt: int) -> bool:
         train, seed = self.data.train, self.config.seed
         with global_stream(seed, "record", self.generation, attempt):
-            records = record(network, self.task.loss, train.inputs, train.targets)
-        grown: dict[str, tuple[Generation, Growth]] = {}
+            records = record(
+                network,
+                self.task.loss,
+                train.inputs,
+                train.targets,
+                generator=generator(seed, "record", self.generation, attempt),
+            )
+        grown: dict[str, tuple[list[Dendrite], Growth]] = {}
         for name, module in dendritic_modules(network).items():
             grown[name] = grow(
                 module,

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from pbp_search.dendrites import attach, record
+from pbp_search.dendrites import Adapters, attach, record
 from pbp_search.errors import PbpSearchError, TaskError, TrainingError, said
 
 T = TypeVar("T")
@@ -80,6 +80,12 @@ class ClassificationTask:
     def score(self, outputs: Tensor, targets: Tensor) -> float:
         """The share of samples whose largest logit is that of their class."""
         return float((outputs.argmax(-1) == targets).double().mean())
+
+
+def adapters_of(task: Task) -> Adapters:
+    """The adapters that a task has for modules of its networks: its attribute ``adapters``, which may be missing."""
+    adapters: Adapters = getattr(task, "adapters", {})
+    return adapters
 
 
 def check_task(task: Task) -> Data:
@@ -167,7 +173,7 @@ def _check_width(task: Task, few: Split, width: int, label: str) -> None:
             raise TaskError(f"{label}: model({width}) returned the same network twice: it must build a new one.")
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise TaskError(f"{label}: model({width}) has no parameter to train: all are frozen, or there are none.")
-        attach(network)
+        attach(network, adapters=adapters_of(task))
         network.eval()
         outputs = _attempt(f"{label}: the forward pass of model({width}) failed", partial(network, few.inputs))
     if not isinstance(outputs, Tensor) or not outputs.ndim or len(outputs) != len(few.inputs):

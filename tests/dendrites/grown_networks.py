@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pbp_search.dendrites import DendriteSpec, Dendritic, attach, dendritic_modules
 
-NONLINEARITIES = ("tanh", "sigmoid", "relu")
+NONLINEARITIES = ("tanh", "sigmoid", "relu", "gelu")
 
 WIDTHS = (1, 3, 16)
 
@@ -65,9 +65,9 @@ def grown(
 def add_generations(module: Dendritic, count: int) -> None:
     """Accept generations with random U, then set W at random."""
     for _ in range(count):
-        candidate = module.candidate()
+        (candidate,) = module.generation()
         nn.init.normal_(candidate.incoming)
-        module.accept(candidate)
+        module.accept([candidate])
     nn.init.normal_(module.outgoing)
 
 

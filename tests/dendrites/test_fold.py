@@ -1,8 +1,8 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pbp_search.dendrites import FoldedLinear, attach, dendritic_modules, fold, parameter_count, weight_bytes
+from pbp_search.dendrites import Fused, attach, dendritic_modules, fold, parameter_count, weight_bytes
 from tests.dendrites.grown_networks import (
     BUILDERS,
     NONLINEARITIES,
@@ -63,7 +63,7 @@ def test_without_dendrites_the_plain_network_comes_back() -> None:
     attach(plain)
     folded = fold(plain)
     assert_same_state(before, folded)
-    assert not any(isinstance(module, FoldedLinear) for module in folded.modules())
+    assert not any(isinstance(module, Fused) for module in folded.modules())
 
 
 def test_modules_may_have_different_numbers_of_generations() -> None:
@@ -74,8 +74,8 @@ def test_modules_may_have_different_numbers_of_generations() -> None:
     x = inputs_for("perceptron", 9, torch.float64)
     torch.testing.assert_close(folded(x), network(x), rtol=0, atol=1e-12)
     assert type(folded.get_submodule("0")) is nn.Linear
-    assert type(folded.get_submodule("2")) is FoldedLinear
-    assert len(first.generations) == 0
+    assert type(folded.get_submodule("2")) is Fused
+    assert len(first.dendrites) == 0
 
 
 def test_the_folded_network_is_a_copy_in_evaluation_mode() -> None:
@@ -97,3 +97,27 @@ def test_folding_draws_no_random_numbers() -> None:
     state = torch.get_rng_state()
     fold(network)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Mirrored(nn.Module):
+    """An autoencoder whose decoder reads the encoder's weight."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(4, 3, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        decoded = torch.tanh(self.encoder(x)) @ self.encoder.weight
+        return decoded if self.encoder.bias is None else decoded + self.encoder.bias.sum()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_network_that_reads_the_weight_of_a_layer_reads_the_layers_own(bias: bool) -> None:
+    torch.manual_seed(0)
+    network = Mirrored(bias).double()
+    (module,) = attach(network).values()
+    add_generations(module, 2)
+    folded = fold(network)
+    assert type(folded.get_submodule("encoder")) is Fused
+    x = inputs_for("perceptron", 9, torch.float64)
+    torch.testing.assert_close(folded(x), network(x), rtol=0, atol=1e-12)

@@ -21,6 +21,7 @@ REFERENCE: dict[str, Callable[[float], float]] = {
     "tanh": math.tanh,
     "sigmoid": lambda z: 1 / (1 + math.exp(-z)),
     "relu": lambda z: max(z, 0.0),
+    "gelu": lambda z: z * 0.5 * (1 + math.erf(z / math.sqrt(2))),
 }
 
 
@@ -42,9 +43,9 @@ def test_a_new_generation_leaves_every_output_bit_as_it_was(builder: str, nonlin
         statistics = {name: value.clone() for name, value in network.named_buffers()}
         fresh = grown(builder, width, generations, nonlinearity)
         for module in all_modules(fresh):
-            candidate = module.candidate()
+            (candidate,) = module.generation()
             nn.init.normal_(candidate.incoming)
-            module.accept(candidate)
+            module.accept([candidate])
         after = [outputs_of(fresh.train(training), x) for x, training in sorted(cases, key=lambda case: case[1])]
         for left, right in zip(before, after, strict=True):
             assert_same_bits(left, right)
@@ -55,16 +56,16 @@ def test_a_new_generation_leaves_every_output_bit_as_it_was(builder: str, nonlin
 def test_a_new_generation_enters_with_zero_weight_and_leaves_all_others_alone() -> None:
     module = dendritic(3, 4, 2)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    module.accept(module.candidate())
+    module.accept(module.generation())
     after = module.state_dict()
     assert torch.equal(after["outgoing"][2], torch.zeros(4))
     assert_same_bits(after.pop("outgoing")[:2], before.pop("outgoing"))
     for name, value in before.items():
         assert_same_bits(after[name], value)
     assert {name for name in after if name not in before} == {
-        "generations.2.incoming",
-        "generations.2.module.weight",
-        "generations.2.module.bias",
+        "dendrites.2.incoming",
+        "dendrites.2.module.weight",
+        "dendrites.2.module.bias",
     }
 
 
@@ -78,7 +79,7 @@ def test_frozen_dendrites_stay_in_evaluation_mode() -> None:
     module = dendritic(3, 4, 2).train()
     assert module.training
     assert module.module.training
-    assert not any(part.training for generation in module.generations for part in generation.modules())
+    assert not any(part.training for generation in module.dendrites for part in generation.modules())
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
@@ -102,9 +103,9 @@ def test_forward_is_the_cascade_neuron_by_neuron(nonlinearity: str, leading: tup
         for channel in range(2):
             activations: list[float] = []
             for d in range(3):
-                z = affine(f"generations.{d}.module", channel, row)
+                z = affine(f"dendrites.{d}.module", channel, row)
                 for e, activation in enumerate(activations):
-                    z += state[f"generations.{d}.incoming"][e, channel] * activation
+                    z += state[f"dendrites.{d}.incoming"][e, channel] * activation
                 activations.append(f(z))
             y = affine("module", channel, row)
             for d, activation in enumerate(activations):
@@ -123,7 +124,7 @@ def test_no_error_flows_back_through_dendrites(
 ) -> None:
     module = dendritic(3, 4, generations, nonlinearity)
     with torch.no_grad():
-        for parameter in (*module.generations.parameters(), module.outgoing):
+        for parameter in (*module.dendrites.parameters(), module.outgoing):
             parameter.mul_(scale)
     module.requires_grad_(True)  # a user may unfreeze everything
     x = torch.randn(*leading, 3, requires_grad=True)
@@ -133,7 +134,7 @@ def test_no_error_flows_back_through_dendrites(
     for left, right in zip(own, through, strict=True):
         assert_same_bits(left, right)
     module(x).backward(arriving)
-    assert all(parameter.grad is None for parameter in module.generations.parameters())
+    assert all(parameter.grad is None for parameter in module.dendrites.parameters())
 
 
 def test_the_gradient_at_w_is_the_error_times_the_activation() -> None:
@@ -152,14 +153,14 @@ def test_a_candidate_is_a_new_start_of_the_same_form() -> None:
     module = dendritic(3, 4, 2, dtype=torch.float64)
     module.module.requires_grad_(False)
     torch.manual_seed(0)
-    first = module.candidate()
+    (first,) = module.generation()
     torch.manual_seed(0)
-    same = module.candidate()
-    other = module.candidate()
+    (same,) = module.generation()
+    (other,) = module.generation()
     assert_same_bits(first.get_parameter("module.weight"), same.get_parameter("module.weight"))
     assert not torch.equal(first.get_parameter("module.weight"), other.get_parameter("module.weight"))
-    assert not torch.equal(first.get_parameter("module.weight"), module.module.weight)
+    assert not torch.equal(first.get_parameter("module.weight"), module.module.get_parameter("weight"))
     assert first.get_parameter("module.weight").dtype == torch.float64
     assert torch.equal(first.incoming, torch.zeros(2, 4, dtype=torch.float64))
     assert all(parameter.requires_grad for parameter in first.parameters())
-    assert len(module.generations) == 2
+    assert len(module.dendrites) == 2

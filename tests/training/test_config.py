@@ -76,8 +76,8 @@ BAD: list[tuple[type[Settings], dict[str, Any], str]] = [
     (TrialConfig, {"width": 2, "dendrites": {"fan": 3}}, r"there is no setting 'fan'"),
     (
         TrialConfig,
-        {"width": 2, "dendrites": {"nonlinearity": "gelu"}},
-        r"nonlinearity is 'gelu': .*'tanh', 'sigmoid' or 'relu'",
+        {"width": 2, "dendrites": {"nonlinearity": "step"}},
+        r"nonlinearity is 'step': .*'tanh', 'sigmoid', 'relu' or 'gelu'",
     ),
     (CycleSchedule, {"acceptance": -0.1}, r"acceptance is -0\.1: .*greater than or equal to 0"),
     (CycleSchedule, {"acceptance": NAN}, r"acceptance is nan: .*finite"),

@@ -129,8 +129,8 @@ def test_a_milestone_restores_its_network(checkpoint: Checkpoint) -> None:
             parameter.add_(1)
     assert weight_bits(Checkpoint(checkpoint.milestone, weights_of(again))) == weight_bits(checkpoint)
     for module in dendritic_modules(again).values():
-        assert len(module.generations) == 2
-        assert not any(parameter.requires_grad for parameter in module.generations.parameters())
+        assert len(module.dendrites) == 2
+        assert not any(parameter.requires_grad for parameter in module.dendrites.parameters())
 
 
 def test_whether_a_generation_stayed() -> None:

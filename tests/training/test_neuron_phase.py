@@ -4,10 +4,21 @@ import pytest
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from pbp_search.dendrites import dendritic_modules
 from pbp_search.errors import TrainingError
-from pbp_search.training import CycleSchedule, Fixed, Split, Task, build_network, evaluate, run_chain, train_neurons
+from pbp_search.training import (
+    CycleSchedule,
+    Fixed,
+    Split,
+    Task,
+    TrialConfig,
+    build_network,
+    evaluate,
+    run_chain,
+    train_neurons,
+)
 from pbp_search.training.neuron_phase import _batches
 from tests.training.tiny_tasks import Bowl, BowlWithDropout, NegatedBowl, Rings, assert_same_checkpoint, config
 
@@ -49,7 +60,7 @@ def test_accepted_dendrites_keep_every_bit_while_the_rest_is_trained(task: Task)
     train(network, task, 3, batch_size=8)
     after = network.state_dict()
     for name, value in before.items():
-        if ".generations." in name:
+        if ".dendrites." in name:
             assert torch.equal(after[name].view(torch.int32), value.view(torch.int32)), name
         else:
             assert not torch.equal(after[name], value), name
@@ -169,3 +180,62 @@ def test_random_numbers_of_evaluation_do_not_depend_on_what_was_drawn_before() -
         assert torch.equal(torch.get_rng_state(), stream)
     for left, right in zip(*chains, strict=True):
         assert_same_checkpoint(left, right)
+
+
+class WithOptimiser(Bowl):
+    """Brings its optimiser and its learning-rate schedule along, and remembers them."""
+
+    def __init__(self, schedule: str = "step") -> None:
+        self.schedule = schedule
+        self.made: list[torch.optim.SGD] = []
+
+    def optimiser(self, parameters: list[dict[str, Any]], config: TrialConfig) -> torch.optim.Optimizer:
+        self.made.append(torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=0.5))
+        return self.made[-1]
+
+    def scheduler(self, optimiser: torch.optim.Optimizer, config: TrialConfig) -> LRScheduler:
+        if self.schedule == "step":
+            return torch.optim.lr_scheduler.StepLR(optimiser, 1, gamma=0.5)
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, patience=0, factor=0.1, threshold=1e9)
+
+
+@pytest.mark.parametrize(("schedule", "rate"), [("step", 0.02 / 2**6), ("plateau", 0.02 / 10**6)])
+def test_a_task_may_have_its_own_optimiser_and_schedule_anew_in_each_cycle(schedule: str, rate: float) -> None:
+    task = WithOptimiser(schedule)
+    for generation in (0, 1):
+        network = build_network(task, config(), generation)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        train(network, task, generation)
+        base, outgoing = task.made[generation].param_groups
+        assert base["weight_decay"] == 0.5
+        assert outgoing["weight_decay"] == 0.0
+        assert base["lr"] == pytest.approx(rate)
+        assert [len(values) for values in (base["params"], outgoing["params"])] == [4, 2]
+        assert not torch.equal(network.state_dict()["0.module.weight"], before["0.module.weight"])
+
+
+def test_weight_decay_does_not_pull_w_back_to_zero() -> None:
+    ends = []
+    for weight_decay in (0.0, 50.0):
+        network = build_network(Rings(), config(), 1)
+        for module in dendritic_modules(network).values():
+            nn.init.ones_(module.outgoing)
+            module.module.requires_grad_(False)  # so that its gradient is the same in both
+        train(network, Rings(), 1, epochs=1, weight_decay=weight_decay)
+        ends.append(torch.cat([module.outgoing.detach().flatten() for module in dendritic_modules(network).values()]))
+    assert torch.equal(*ends)
+
+
+def test_gradients_are_clipped() -> None:
+    class Steep(WithOptimiser):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return 1e6 * super().loss(outputs, targets)
+
+    task = Steep()
+    network = build_network(task, config(), 0)
+    start = torch.cat([value.detach().flatten() for value in network.parameters()])
+    train(network, task, epochs=1, gradient_clip=0.1, batch_size=200)
+    end = torch.cat([value.detach().flatten() for value in network.parameters()])
+    # One step of plain gradient descent, by the learning rate times a gradient of norm 0.1, and some weight decay.
+    decay = 0.02 * 0.5 * float(start.norm())
+    assert float((end - start).norm()) <= 0.02 * 0.1 + decay + 1e-6

@@ -76,7 +76,7 @@ def test_a_milestone_describes_its_network(name: str, chains: Chains) -> None:
         assert evaluate(network, task, data.train) == milestone.train_score
         assert parameter_count(fold(network)) == milestone.parameters == parameter_count(network)
         assert weight_bytes(fold(network)) == milestone.weight_bytes
-        assert {len(module.generations) for module in dendritic_modules(network).values()} == {milestone.dendrites}
+        assert {len(module.dendrites) for module in dendritic_modules(network).values()} == {milestone.dendrites}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -106,10 +106,10 @@ def test_every_epoch_is_counted_and_told_once(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_accepted_generations_never_change_again(name: str, chains: Chains) -> None:
     for previous, current in zip(chains[name], chains[name][1:], strict=False):
-        kept = {key: value for key, value in previous.weights.items() if ".generations." in key}
+        kept = {key: value for key, value in previous.weights.items() if ".dendrites." in key}
         for key, value in kept.items():
             assert torch.equal(current.weights[key].view(torch.int32), value.view(torch.int32)), key
-    assert sum(".generations.0." in key for key in chains[name][2].weights) == 6  # weight, bias and U of two modules
+    assert sum(".dendrites.0." in key for key in chains[name][2].weights) == 6  # weight, bias and U of two modules
 
 
 class Watched:
@@ -140,7 +140,7 @@ def test_a_dendrite_phase_changes_nothing_but_the_new_generation(name: str, chai
         watched = Watched(TASKS[name])
         result = run_rung(cast(Task, watched), config(), previous, on_epoch=watched.on_epoch)
         assert watched.states
-        new = f"generations.{previous.milestone.dendrites}."
+        new = f"dendrites.{previous.milestone.dendrites}."
         for state in watched.states:
             for key, value in previous.weights.items():
                 grown = state[key][:-1] if key.endswith("outgoing") else state[key]

@@ -121,7 +121,7 @@ def config(**changes: Any) -> TrialConfig:
             "width": 1,
             "schedule": schedule,
             "learning_rate": 0.02,
-            "dendrite_learning_rate": 0.05,
+            "dendrite_learning_rate": 0.1,
             "batch_size": 32,
             "seed": 1,
             **changes,

@@ -1,0 +1,131 @@
+"""Where the neurons of a module are: which tensor of its output, and which axis of that.
+
+Layers that return one tensor need nothing more than their axis. For a module of your own whose output is a tuple, a
+dict or a dataclass, subclass :class:`Adapter`::
+
+    class Logits(Adapter):
+        axis = -1
+
+        def channels(self, module):
+            return module.head.out_features
+
+        def neurons(self, output):
+            return output["logits"]
+
+        def replace(self, output, neurons):
+            return {**output, "logits": neurons}
+
+    attach(network, adapters={"decoder": Logits()})
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+_CONVOLUTIONS: dict[type[nn.Module], int] = {
+    nn.Conv1d: 1,
+    nn.Conv2d: 2,
+    nn.Conv3d: 3,
+    nn.ConvTranspose1d: 1,
+    nn.ConvTranspose2d: 2,
+    nn.ConvTranspose3d: 3,
+}
+
+
+class Adapter:
+    """A module whose output is one tensor of neurons.
+
+    Attributes:
+        axis: The axis of the C channels in the tensor of neurons, counted from its end: negative.
+        samples: The axis of the N samples in it, counted from its beginning.
+    """
+
+    axis: int = -1
+    samples: int = 0
+
+    def channels(self, module: Any) -> int:
+        """C, the number of neurons."""
+        return int(module.out_features)
+
+    def neurons(self, output: Any) -> Tensor:
+        """The tensor of neurons in an output of the module."""
+        neurons: Tensor = output
+        return neurons
+
+    def replace(self, output: Any, neurons: Tensor) -> Any:
+        """The output with another tensor of neurons."""
+        return neurons
+
+
+class ConvolutionAdapter(Adapter):
+    """Channels before the axes of space: shape (N, C, *space)."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.axis = -1 - dimensions
+
+    def channels(self, module: Any) -> int:
+        """C, the number of neurons."""
+        return int(module.out_channels)
+
+
+class SequenceAdapter(Adapter):
+    """The first of several outputs, of a recurrent layer or of attention: shape (N, T, C) or (T, N, C)."""
+
+    def __init__(self, batch_first: bool) -> None:
+        self.samples = 0 if batch_first else 1
+
+    def channels(self, module: Any) -> int:
+        """C, the number of neurons."""
+        if isinstance(module, nn.MultiheadAttention):
+            return int(module.embed_dim)
+        return int((module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1))
+
+    def neurons(self, output: Any) -> Tensor:
+        """The tensor of neurons in an output of the module."""
+        neurons: Tensor = output[0]
+        return neurons
+
+    def replace(self, output: Any, neurons: Tensor) -> Any:
+        """The output with another tensor of neurons."""
+        return (neurons, *output[1:])
+
+
+class BlockAdapter(Adapter):
+    """A block that ends in a layer whose neurons are its own: a Sequential of a convolution and a normalisation."""
+
+    def __init__(self, last: nn.Module, adapter: Adapter) -> None:
+        self.axis, self.samples = adapter.axis, adapter.samples
+        self._channels = adapter.channels(last)
+
+    def channels(self, module: Any) -> int:
+        """C, the number of neurons."""
+        return self._channels
+
+
+_LAYERS = (nn.Linear, *_CONVOLUTIONS, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module is exactly a layer of torch's that has neurons. Subclasses may do anything."""
+    return type(module) in _LAYERS
+
+
+def layer_adapter(module: nn.Module) -> Adapter | None:
+    """The adapter of a layer or of a subclass of one; None for any other module."""
+    if isinstance(module, nn.Linear):
+        return Adapter()
+    for kind, dimensions in _CONVOLUTIONS.items():
+        if isinstance(module, kind):
+            return ConvolutionAdapter(dimensions)
+    if isinstance(module, (nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)):
+        return SequenceAdapter(bool(module.batch_first))
+    return None
+
+
+def block_adapter(module: nn.Module) -> Adapter | None:
+    """The adapter of a block by its last layer with neurons: right for blocks that return what that layer computes."""
+    for part in reversed(list(module.modules())):
+        adapter = layer_adapter(part) if is_layer(part) and part is not module else None
+        if adapter is not None and type(adapter) is not SequenceAdapter:
+            return BlockAdapter(part, adapter)
+    return None

@@ -1,0 +1,261 @@
+"""Candidates side by side, on the record of one module: what they compute, and the dendrites they become.
+
+Of a Linear or a convolution the candidates of all neurons are one matrix product over patches, and each neuron chooses
+its own. Of any other module (recurrent, attention, a block) a candidate is a copy of the whole.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pbp_search.dendrites.module import Dendrite, Dendritic
+from pbp_search.dendrites.patches import Patches
+from pbp_search.dendrites.record import Record
+from pbp_search.dendrites.spec import FUNCTIONS
+
+_BATCH = 1024
+"""Records a step: means and deviations are still the record's own, up to 3%."""
+_NARROW = 64
+"""The number of inputs up to which the learning rate is taken as it is."""
+EPOCH = 8 * _BATCH
+"""Records an epoch. Fewer than two batches are taken whole."""
+
+
+class PatchPart:
+    """Rows of patches of some samples.
+
+    Attributes:
+        samples: Their number.
+        inputs: What is linear already for the neurons, shape (R, G, F).
+        activations: The accepted dendrites', each (R, C).
+        errors: E, shape (R, C).
+    """
+
+    def __init__(self, module: Dendritic, record: Record, samples: Tensor) -> None:
+        assert record.inputs is not None
+        view = Patches.of(module.module)
+        self.samples = len(samples)
+        self.inputs = record.inputs[samples].reshape(-1, view.groups, view.length)
+        self.errors = record.errors[samples].reshape(-1, module.channels)
+        self.activations = _activations(module, view, self.inputs)
+
+    def first(self) -> Tensor:
+        """Rows to begin with: as many as an epoch has. They are in no order."""
+        return torch.arange(min(len(self.errors), EPOCH), device=self.errors.device)
+
+    def batches(self, generator: torch.Generator) -> Iterator[Tensor | None]:
+        """The rows of each step of an epoch; None for all."""
+        rows = len(self.errors)
+        if rows < 2 * _BATCH:
+            yield None
+            return
+        steps = min(rows, EPOCH) // _BATCH
+        yield from torch.randperm(rows, generator=generator)[: steps * _BATCH].split(_BATCH)
+
+
+class PatchPool(nn.Module):
+    """P candidates for each neuron of a layer with patches.
+
+    They learn as if the inputs were standardised, so that inputs of any scale and offset are learned from alike;
+    without a bias only the scale is taken out.
+
+    Args:
+        module: The module.
+        part: The records to learn from.
+
+    Attributes:
+        weight: By standardised inputs, shape (P, C, F), or (P, C, fan_in) beside an ``index`` of that shape.
+        bias: Shape (P, C), or None.
+        incoming: U, shape (P, e, C).
+    """
+
+    def __init__(self, module: Dendritic, part: PatchPart) -> None:
+        super().__init__()
+        self.module = [module]  # not a part of this one
+        self.view = Patches.of(module.module)
+        self.nonlinearity = FUNCTIONS[module.spec.nonlinearity]
+        starts = [dendrite for _ in range(module.spec.pool) for dendrite in _one(module)]
+        sparse = module.spec.fan_in is not None
+        weights = [start.module.get_parameter("weight").detach() for start in starts]
+        self.weight = nn.Parameter(torch.stack([w if sparse else self.view.matrix(w) for w in weights]))
+        self.index = torch.stack([start.module.get_buffer("index") for start in starts]) if sparse else None
+        biased = getattr(starts[0].module, "bias", None) is not None
+        biases = [start.module.get_parameter("bias").detach() for start in starts] if biased else []
+        self.bias = nn.Parameter(torch.stack(biases)) if biased else None
+        self.incoming = nn.Parameter(torch.stack([start.incoming.detach() for start in starts]))
+        self.mean, self.scale = self._standard(part.inputs)
+        # The step of a sum is that of its weights times their number: wide sums learn by smaller ones (G. Yang et al.,
+        # Tensor Programs V, 2022, for Adam). A factor beside the weights does it.
+        factor = min(1.0, _NARROW / self.weight.shape[2])
+        self.scale = factor * self.scale
+        self.weight.data /= factor
+
+    def _standard(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of each weight's input, and the inverse of its deviation; 0 for constant ones. Shapes like weight's.
+
+        Inputs that are nearly always the same would dwarf all others where they are not: none gets beyond 10.
+        """
+        mean = inputs.mean(0)
+        deviation = torch.maximum(inputs.std(0, correction=0), (inputs - mean).abs().amax(0) / 10)
+        varies = deviation > 1e-6 * inputs.abs().amax(0)
+        scale = torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 0.0)
+        group = torch.arange(self.weight.shape[1], device=inputs.device) // (self.weight.shape[1] // len(mean))
+        mean, scale = mean[group], scale[group]  # (C, F)
+        if self.index is None:
+            return mean, scale
+        wide = (len(self.index), -1, -1)
+        return mean.expand(wide).gather(2, self.index), scale.expand(wide).gather(2, self.index)
+
+    def raw(self) -> tuple[Tensor, Tensor | None]:
+        """Weights and biases by the inputs as they are."""
+        weight = self.weight * self.scale
+        return weight, None if self.bias is None else self.bias - (weight * self.mean).sum(-1)
+
+    def outputs(self, part: PatchPart, rows: Tensor | None = None) -> Tensor:
+        """V, shape (R, P, C)."""
+        inputs = part.inputs if rows is None else part.inputs[rows]
+        weight, bias = self.raw()
+        z = _product(inputs, weight if self.index is None else _dense(self.index, weight, self.view.length))
+        if bias is not None:
+            z = z + bias
+        for e, activation in enumerate(part.activations):
+            z = z + self.incoming[:, e] * (activation if rows is None else activation[rows]).unsqueeze(1)
+        return self.nonlinearity(z)
+
+    @torch.no_grad()
+    def chosen(self, best: Tensor) -> list[Dendrite]:
+        """Each neuron's own candidates, a dendrite for each row of ``best``, shape (per_neuron, C)."""
+        module = self.module[0]
+        dendrites = module.generation()
+        channels = torch.arange(module.channels, device=best.device)
+        weights, biases = self.raw()
+        for dendrite, choice in zip(dendrites, best, strict=True):
+            weight = weights[choice, channels]
+            if self.index is None:
+                dendrite.module.get_parameter("weight").copy_(self.view.weight(weight))
+            else:
+                dendrite.module.get_parameter("weight").copy_(weight)
+                dendrite.module.get_buffer("index").copy_(self.index[choice, channels])
+            if biases is not None:
+                dendrite.module.get_parameter("bias").copy_(biases[choice, channels])
+            dendrite.incoming.copy_(self.incoming[choice, :, channels].T)
+        return dendrites
+
+
+def _one(module: Dendritic) -> list[Dendrite]:
+    return module.generation()[:1]
+
+
+def _dense(index: Tensor, weight: Tensor, length: int) -> Tensor:
+    return weight.new_zeros(*weight.shape[:-1], length).scatter(-1, index, weight)
+
+
+def _product(inputs: Tensor, weight: Tensor) -> Tensor:
+    """Inputs (R, G, F) by weights (P, C, F), where channel i is of group i // (C / G): shape (R, P, C)."""
+    rows, groups, length = inputs.shape
+    candidates, channels, _ = weight.shape
+    if groups == 1:
+        return functional.linear(inputs[:, 0], weight.reshape(-1, length)).reshape(rows, candidates, channels)
+    grouped = weight.reshape(candidates, groups, -1, length)
+    return torch.einsum("rgf,pgcf->rpgc", inputs, grouped).reshape(rows, candidates, channels)
+
+
+@torch.no_grad()
+def _activations(module: Dendritic, view: Patches, inputs: Tensor) -> list[Tensor]:
+    """The activations of the accepted dendrites at rows of patches, each (R, C)."""
+    seen: list[Tensor] = []
+    for dendrite in module.dendrites:
+        assert isinstance(dendrite, Dendrite)
+        weight = dendrite.module.get_parameter("weight")
+        sparse = module.spec.fan_in is not None
+        matrix = _dense(dendrite.module.get_buffer("index"), weight, view.length) if sparse else view.matrix(weight)
+        z = _product(inputs, matrix.unsqueeze(0))[:, 0]
+        if getattr(dendrite.module, "bias", None) is not None:
+            z = z + dendrite.module.get_parameter("bias")
+        for row, activation in zip(dendrite.incoming, seen, strict=False):
+            z = z + row * activation
+        seen.append(dendrite.nonlinearity(z))
+    return seen
+
+
+class CallPart:
+    """The calls of a module without patches, and which of their rows belong to some samples.
+
+    Attributes:
+        samples, inputs, activations, errors: As in :class:`PatchPart`.
+    """
+
+    def __init__(self, module: Dendritic, record: Record, samples: Tensor) -> None:
+        self.samples = len(samples)
+        self.calls = [call for batch in record.calls for call in batch]
+        self.sizes = [len(batch) for batch in record.calls]
+        positions = record.errors.shape[1]
+        wanted = torch.zeros(len(record.errors), dtype=torch.bool)
+        wanted[samples] = True
+        self.wanted = wanted.repeat_interleave(positions)
+        with torch.no_grad(), _evaluation(module.module):
+            base = [module.adapter.neurons(module.module(*c.args, **c.kwargs)) for c in self.calls]
+            self.seen = [module.activations(*c.args, **c.kwargs) for c in self.calls]
+        # The module may be anything: what its neuron has already is its own output, and its dendrites'.
+        self.inputs = self.rows(module, base).unsqueeze(2)
+        self.activations = [self.rows(module, parts) for parts in zip(*self.seen, strict=True)]
+        self.errors = record.errors.reshape(-1, module.channels)[self.wanted]
+
+    def rows(self, module: Dendritic, neurons: Sequence[Tensor]) -> Tensor:
+        """The neurons of every call as rows (samples x positions, C) of the wanted samples."""
+        calls = iter(_samples_first(module, part) for part in neurons)
+        batches = [torch.cat([next(calls) for _ in range(size)], 1) for size in self.sizes]
+        return torch.cat([batch.flatten(0, 1) for batch in batches])[self.wanted]
+
+    def first(self) -> Tensor | None:
+        """All rows."""
+        return None
+
+    def batches(self, generator: torch.Generator) -> Iterator[Tensor | None]:
+        """One step an epoch, over all rows: a copy of a module runs on whole calls."""
+        yield None
+
+
+class CallPool(nn.Module):
+    """P candidates, each a copy of the whole module: its channels are not independent."""
+
+    def __init__(self, module: Dendritic, part: CallPart) -> None:
+        super().__init__()
+        self.module = [module]
+        self.candidates = nn.ModuleList([dendrite for _ in range(module.spec.pool) for dendrite in _one(module)])
+
+    def outputs(self, part: CallPart, rows: Tensor | None = None) -> Tensor:
+        """V, shape (R, P, C)."""
+        module = self.module[0]
+        columns = []
+        for candidate in self.candidates:
+            calls = zip(part.calls, part.seen, strict=True)
+            columns.append(part.rows(module, [candidate(seen, *call.args, **call.kwargs) for call, seen in calls]))
+        return torch.stack(columns, 1)
+
+    def chosen(self, best: Tensor) -> list[Dendrite]:
+        """The candidates that most neurons would choose."""
+        counts = torch.bincount(best.flatten(), minlength=len(self.candidates))
+        order = counts.argsort(descending=True, stable=True)[: len(best)]
+        return [candidate for i in order for candidate in [self.candidates[int(i)]] if isinstance(candidate, Dendrite)]
+
+
+@contextmanager
+def _evaluation(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode, and back: nothing of it changes in the dendrite phase, batch statistics neither."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _samples_first(module: Dendritic, neurons: Tensor) -> Tensor:
+    """Neurons as (samples, positions, C)."""
+    moved = neurons.movedim(module.adapter.axis, -1).movedim(module.adapter.samples, 0)
+    return moved.reshape(len(moved), -1, module.channels)
