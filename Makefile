@@ -2,11 +2,12 @@
 # make demo      a study of the digits, its front, an exported network
 # make test      all tests
 # make check     lint, format and types
+# make bench     all benchmarks, with their results under benchmarks/results (half an hour)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check clean
+.PHONY: install demo test check bench clean
 
 install: .venv/installed
 
@@ -27,6 +28,10 @@ check: install
 
 test: install
 	$(BIN)/pytest --numprocesses 2 --cov --cov-report term
+
+bench: install
+	$(BIN)/python benchmarks/core.py --json benchmarks/results/core.json
+	$(BIN)/python benchmarks/noise_gate.py > benchmarks/results/noise_gate.csv
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,6 +1,6 @@
 """How often does chance alone pass the gate of a generation, and how often does a weak signal?
 
-    python benchmarks/noise_gate.py --repeats 480 > benchmarks/noise_gate.csv
+    python benchmarks/noise_gate.py > benchmarks/results/noise_gate.csv
 
 Each repeat trains a generation on errors that have nothing to do with the inputs, and on errors with a share of a
 nonlinear function of the inputs. Noise is normal, or that of a confident classifier: 2% of the samples are mistakes and
@@ -53,7 +53,7 @@ def _mistakes(samples: int, channels: int, stream: torch.Generator) -> torch.Ten
 
 
 @click.command()
-@click.option("--repeats", type=click.IntRange(min=16), default=480, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=16), default=160, show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True)
 def main(repeats: int, jobs: int) -> None:
     """Print a CSV of pass rates."""

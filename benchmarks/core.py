@@ -1,0 +1,183 @@
+"""How fast is the training core? Ratios on one thread, medians of interleaved runs.
+
+    python benchmarks/core.py --json benchmarks/results/core.json
+
+Steps and epochs are those of the neuron phase with frozen dendrites; the other arm is a loop as PyTorch's tutorials
+write it, with torch.optim.Adam as it comes, on the plain network.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import torch
+from form import Figure, figure, interleaved, ratios, show
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from pbp_search.dendrites import Adam, DendriteSpec, attach, dendritic_modules, fold, parameter_count
+from pbp_search.tasks.digits import DigitsMLP
+from pbp_search.training import Split, Task
+from pbp_search.training.neuron_phase import _train_epoch
+
+LEARNING_RATE = 0.001
+
+
+def with_dendrites(network: nn.Module, generations: int, spec: DendriteSpec | None = None) -> nn.Module:
+    """A network with random dendrites, W included."""
+    attach(network, spec)
+    for module in dendritic_modules(network).values():
+        for _ in range(generations):
+            module.accept(module.generation())
+        nn.init.normal_(module.outgoing, std=0.1)
+    return network
+
+
+def ours(network: nn.Module, task: Task, split: Split, batch_size: int) -> Callable[[], object]:
+    """An epoch of the neuron phase."""
+    optimiser = Adam([parameter for parameter in network.parameters() if parameter.requires_grad], LEARNING_RATE)
+    return lambda: _train_epoch(network, task, split, batch_size, optimiser)
+
+
+def stock_step(network: nn.Module, split: Split, batch_size: int) -> Callable[[], object]:
+    """An epoch over batches that are there already: nothing but steps."""
+    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    batches = list(zip(split.inputs.split(batch_size), split.targets.split(batch_size), strict=True))
+
+    def epoch() -> None:
+        for inputs, targets in batches:
+            optimiser.zero_grad()
+            functional.cross_entropy(network(inputs), targets).backward()
+            optimiser.step()
+
+    return epoch
+
+
+def stock_loop(network: nn.Module, split: Split, batch_size: int) -> Callable[[], object]:
+    """An epoch with a DataLoader."""
+    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    loader = DataLoader(TensorDataset(split.inputs, split.targets), batch_size=batch_size, shuffle=True)
+
+    def epoch() -> None:
+        for inputs, targets in loader:
+            optimiser.zero_grad()
+            functional.cross_entropy(network(inputs), targets).backward()
+            optimiser.step()
+
+    return epoch
+
+
+def steps(runs: int) -> list[Figure]:
+    """Training steps of the digits MLP."""
+    task = DigitsMLP()
+    split = task.data().train
+    figures = []
+    for width in (16, 64):
+        seconds = interleaved(
+            {
+                "stock": stock_step(task.model(width), split, 64),
+                **{f"{d}": ours(with_dendrites(task.model(width), d), task, split, 64) for d in (0, 1, 4)},
+            },
+            runs,
+        )
+        for generations, target in ((0, None), (1, 0.7), (4, 1.0)):
+            name = f"step, digits MLP {width}, {generations} generations / stock plain step"
+            figures.append(figure(name, ratios(seconds, f"{generations}", "stock"), target=target))
+    return figures
+
+
+def epochs(runs: int) -> list[Figure]:
+    """Epochs of plain networks over a stock loop with a DataLoader."""
+    digits = DigitsMLP()
+    generator = torch.Generator().manual_seed(0)
+    signals = Split(torch.randn(4000, 1, 40, generator=generator), torch.randint(10, (4000,), generator=generator))
+    figures = []
+    arms: list[tuple[str, Callable[[], nn.Module], Split, int]] = [
+        ("digits MLP 16", lambda: digits.model(16), digits.data().train, 64),
+        ("40-point signals, Conv1d 8", _signal_network, signals, 100),
+    ]
+    for name, build, split, batch_size in arms:
+        seconds = interleaved(
+            {
+                "loop": stock_loop(build(), split, batch_size),
+                "ours": ours(with_dendrites(build(), 0), digits, split, batch_size),
+            },
+            runs,
+        )
+        figures.append(figure(f"epoch, {name} / DataLoader loop", ratios(seconds, "ours", "loop"), target=0.1))
+    return figures
+
+
+def _signal_network() -> nn.Module:
+    """A narrow network for signals of 40 points, as in MNIST-1D."""
+    return nn.Sequential(
+        nn.Conv1d(1, 8, 5, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv1d(8, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv1d(8, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(40, 10),
+    )
+
+
+def convolutions(runs: int) -> list[Figure]:
+    """Steps of a 16-channel 3x3 convolution on 14x14, batch 128."""
+    task = DigitsMLP()
+    generator = torch.Generator().manual_seed(0)
+    split = Split(torch.randn(512, 16, 14, 14, generator=generator), torch.randint(10, (512,), generator=generator))
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+    spec = DendriteSpec(placement="first")
+    seconds = interleaved(
+        {f"{d}": ours(with_dendrites(build(), d, spec), task, split, 128) for d in (0, 1, 2, 4)}, runs
+    )
+    return [
+        figure(f"step, Conv2d 16 on 14x14, {d} generations / plain", ratios(seconds, f"{d}", "0"), target=target)
+        for d, target in ((1, 1.4), (2, 1.9), (4, 2.8))
+    ]
+
+
+def folded(runs: int) -> list[Figure]:
+    """The folded network over a plain one of equal parameters, in evaluation, batch 256."""
+    inputs = torch.randn(256, 64)
+    task = DigitsMLP()
+    figures = []
+    for generations, target in ((1, 1.5), (4, 2.0)):
+        network = fold(with_dendrites(task.model(32), generations))
+        wider = next(
+            width for width in range(32, 999) if parameter_count(task.model(width)) >= parameter_count(network)
+        )
+        plain = task.model(wider).eval()
+        seconds = interleaved({"folded": _forwards(network, inputs), "plain": _forwards(plain, inputs)}, runs)
+        name = f"folded MLP 32 with {generations} generations / plain MLP {wider}, batch 256"
+        figures.append(figure(name, ratios(seconds, "folded", "plain"), target=target))
+    return figures
+
+
+def _forwards(network: nn.Module, inputs: Tensor) -> Callable[[], object]:
+    @torch.no_grad()
+    def run() -> None:
+        for _ in range(100):
+            network(inputs)
+
+    return run
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer runs: finishes within a minute.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write JSON.")
+def main(quick: bool, json_file: Path | None) -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    runs = 5 if quick else 31
+    show([*steps(runs), *epochs(runs), *convolutions(runs), *folded(runs)], json_file)
+
+
+if __name__ == "__main__":
+    main()
