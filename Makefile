@@ -1,13 +1,14 @@
 # make install   .venv with the project and everything for development
 # make demo      a study of the digits, its front, an exported network
-# make test      all tests
+# make test      all tests, with coverage
+# make quick     the fast tests, in two minutes
 # make check     lint, format and types
 # make bench     all benchmarks, with their results under benchmarks/results (half an hour)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test quick check bench clean
 
 install: .venv/installed
 
@@ -27,7 +28,10 @@ check: install
 	$(BIN)/mypy
 
 test: install
-	$(BIN)/pytest --numprocesses 2 --cov --cov-report term
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --cov --cov-report term
+
+quick: install
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m 'not slow'
 
 bench: install
 	$(BIN)/python benchmarks/core.py --json benchmarks/results/core.json

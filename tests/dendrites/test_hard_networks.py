@@ -25,6 +25,8 @@ from pbp_search.dendrites import (
 from tests.dendrites.grown_networks import add_generations, all_modules, assert_same_bits
 from tests.dendrites.hard_networks import HARD, Hard, trained
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 15
 
 

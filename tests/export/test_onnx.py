@@ -20,6 +20,8 @@ from pbp_search.training import Checkpoint, ClassificationTask, Data, Split, Tas
 from tests.quick_studies import Dots, random_checkpoint
 from tests.training.tiny_tasks import Bowl
 
+pytestmark = pytest.mark.slow
+
 
 class Marked(Dots):
     """Data that would be recognised anywhere."""

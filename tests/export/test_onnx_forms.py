@@ -13,6 +13,8 @@ from pbp_search.export import export_onnx
 from pbp_search.training import Checkpoint, ClassificationTask, Data, Milestone, Split, TrialConfig, build_network
 from pbp_search.training.milestone import weights_of
 
+pytestmark = pytest.mark.slow
+
 
 class Recurrent(nn.Module):
     def __init__(self, width: int) -> None:

@@ -15,6 +15,8 @@ from tests.search import crashing
 from tests.search.crashing import Mortal, random_batches
 from tests.tracking.recording import tracker_of
 
+pytestmark = pytest.mark.slow
+
 TRIALS = 7
 
 

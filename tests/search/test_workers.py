@@ -20,6 +20,8 @@ from pbp_search.search.workers import run_workers
 from pbp_search.training import run_rung
 from tests.quick_studies import Dots, figures, quick_space, quick_study, recorded, weight_bits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def _no_processes_left() -> Iterator[None]:
