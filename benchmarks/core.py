@@ -6,22 +6,37 @@ Steps and epochs are those of the neuron phase with frozen dendrites; the other 
 write it, with torch.optim.Adam as it comes, on the plain network.
 """
 
+import time
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import click
 import torch
+from fashion import training_part
 from form import Figure, figure, interleaved, ratios, show
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from pbp_search.dendrites import Adam, DendriteSpec, attach, dendritic_modules, fold, parameter_count
+from pbp_search.dendrites import (
+    Adam,
+    DendriteSpec,
+    Growth,
+    attach,
+    dendritic_modules,
+    fold,
+    grow,
+    parameter_count,
+    record,
+)
 from pbp_search.tasks.digits import DigitsMLP
-from pbp_search.training import Split, Task
+from pbp_search.training import Fixed, Split, Stopper, Task
 from pbp_search.training.neuron_phase import _train_epoch
 
 LEARNING_RATE = 0.001
+_PASSES = 100
 
 
 def with_dendrites(network: nn.Module, generations: int, spec: DendriteSpec | None = None) -> nn.Module:
@@ -168,6 +183,71 @@ def _forwards(network: nn.Module, inputs: Tensor) -> Callable[[], object]:
     return run
 
 
+def dendrite_phases() -> list[Figure]:
+    """The dendrite phase of a network in plain epochs of it, until 95% of what a hundred passes reach.
+
+    The recording, the projection and the passes of all modules count; the floor, which takes as many passes again, does
+    not.
+    """
+    split = training_part()
+    if split is None:
+        click.echo("No dendrite phases: PBP_SEARCH_DATA names no folder with fashion_mnist.", err=True)
+        return []
+    networks: list[tuple[str, Callable[[], nn.Module], float]] = [
+        ("MLP 784-64-64-10", lambda: _perceptron(784, 64, 64, 10), 5.0),
+        ("CNN", _image_network, 2.0),
+    ]
+    return [
+        figure(f"dendrite phase, Fashion-MNIST {name}", [_phase(build(), split)], "epochs", target)
+        for name, build, target in networks
+    ]
+
+
+def _phase(network: nn.Module, split: Split) -> float:
+    task = DigitsMLP()  # for its loss and score
+    modules = attach(network)
+    epoch = ours(network, task, split, 64)
+    plain = min(_seconds(epoch) for _ in range(3))
+    start = time.perf_counter()
+    records = record(network, task.loss, split.inputs, split.targets)
+    spent = time.perf_counter() - start
+    for name, module in modules.items():
+        grown: dict[int, tuple[float, Growth]] = {}
+        for passes in (1, _PASSES):
+            start = time.perf_counter()
+            rule = Fixed(epochs=passes)
+            _, growth = grow(module, records[name], partial(Stopper, rule, 0, "maximize"), torch.Generator())
+            grown[passes] = time.perf_counter() - start, growth
+        a_pass = (grown[_PASSES][0] - grown[1][0]) / (_PASSES - 1) / 2  # half of it is the floor's
+        scores = grown[_PASSES][1].scores
+        needed = next(index for index, score in enumerate(scores) if score >= 0.95 * max(scores))
+        spent += grown[1][0] + needed * a_pass
+    return spent / plain
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _perceptron(*sizes: int) -> nn.Module:
+    layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def _image_network() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 28, 28)),
+        nn.Conv2d(1, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 49, 10),
+    )
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="Fewer runs: finishes within a minute.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write JSON.")
@@ -176,7 +256,8 @@ def main(quick: bool, json_file: Path | None) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     runs = 5 if quick else 31
-    show([*steps(runs), *epochs(runs), *convolutions(runs), *folded(runs)], json_file)
+    phases = [] if quick else dendrite_phases()
+    show([*steps(runs), *epochs(runs), *convolutions(runs), *folded(runs), *phases], json_file)
 
 
 if __name__ == "__main__":
