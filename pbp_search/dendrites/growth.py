@@ -7,7 +7,7 @@ signal. Beside each score stands its floor: the score of candidates trained the 
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -39,10 +39,11 @@ class Growth:
 
     Attributes:
         score: The held-out score of the candidates at their best.
-        floor: The held-out score of candidates trained the same way on shuffled errors.
+        floor: The held-out score of candidates trained the same way on shuffled errors; with few records for the
+            inputs, that of linear candidates if it is more.
         noise: The standard deviation of a score that is due to chance alone, by permuting the held-out errors.
         scores: The held-out score after each epoch.
-        epochs: Of both trainings.
+        epochs: Of all trainings.
     """
 
     score: float
@@ -101,12 +102,15 @@ def grow(
     start = int(torch.randint(2**62, (), generator=generator))
     problem = _Problem(module, record, train, held_out)
     generation, scores = problem.train(start, stop(), learning_rate)
-    shuffled = _Problem(module, record.shuffled((train, held_out), generator), train, held_out, problem.fits)
-    _, floor_scores = shuffled.train(start, stop(), learning_rate)
+    noise = problem.noise(generator)
+    _, floor_scores = problem.shuffled(generator).train(start, stop(), learning_rate)
+    if any(fit.ridge for fit in problem.fits):
+        # Too few records to take out all that is linear in the inputs: what linear candidates find is no news.
+        floor_scores += problem.train(start, stop(), learning_rate, linear=True)[1]
     return generation, Growth(
         score=max(scores),
         floor=max(floor_scores),
-        noise=problem.noise(generator),
+        noise=noise,
         scores=tuple(scores),
         epochs=len(scores) + len(floor_scores),
     )
@@ -115,14 +119,7 @@ def grow(
 class _Problem:
     """Maximise the sum of S_i over the candidates' own weights and their incoming U."""
 
-    def __init__(
-        self,
-        module: Dendritic,
-        record: Record,
-        train: Tensor,
-        held_out: Tensor,
-        fits: Sequence[LinearFit | None] = (None, None),
-    ) -> None:
+    def __init__(self, module: Dendritic, record: Record, train: Tensor, held_out: Tensor) -> None:
         self.module = module
         self.objective = signed_correlation if module.spec.objective == "correlation" else signed_covariance
         by_patches = Patches.fit(module.module)
@@ -132,17 +129,37 @@ class _Problem:
         self.held_out = part(module, record, held_out)
         # Each part by its own fit: that of other records, taken out of a record far from them, would leave an error
         # that depends on its inputs, shuffled or not.
-        self.fits = []
-        for some, fit in zip((self.training, self.held_out), fits, strict=True):
-            projection = Projection(some.inputs, some.activations, some.errors, fit)
-            some.errors = projection.residual(some.inputs, some.activations, some.errors)
+        self.known: list[Tensor] = []
+        self.fits: list[LinearFit] = []
+        for some in (self.training, self.held_out):
+            projection = Projection(some.inputs, some.activations, some.errors)
+            left = projection.residual(some.inputs, some.activations, some.errors)
+            self.known.append(some.errors - left)
             self.fits.append(projection.fit)
+            some.errors = left
 
-    def train(self, seed: int, stop: Stop, learning_rate: float) -> tuple[list[Dendrite], list[float]]:
+    def shuffled(self, generator: torch.Generator) -> "_Problem":
+        """The same with what is left of the errors taken from other samples of the same part.
+
+        What the neuron knows already stays: where few records leave some of it in, it is left in here too.
+        """
+        other = copy.copy(self)
+        other.training, other.held_out = copy.copy(self.training), copy.copy(self.held_out)
+        for some, known, fit in zip((other.training, other.held_out), self.known, self.fits, strict=True):
+            errors = known + _permuted(some.errors, some.samples, generator)
+            projection = Projection(some.inputs, some.activations, errors, fit)
+            some.errors = projection.residual(some.inputs, some.activations, errors)
+        return other
+
+    def train(
+        self, seed: int, stop: Stop, learning_rate: float, linear: bool = False
+    ) -> tuple[list[Dendrite], list[float]]:
         """The generation at its best held-out score, and the held-out score after each epoch."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pool = self.pool_type(self.module, self.training)
+            if linear:
+                pool.linearise()
             batches = torch.Generator().manual_seed(seed)
             optimiser = Adam(list(pool.parameters()), learning_rate)
             best, scores, over = dict[str, Tensor](), list[float](), False
@@ -157,16 +174,17 @@ class _Problem:
                     running = signed.detach() if rows is None else running.lerp(signed.detach(), _RUNNING)
                     (-(signed * running.sign()).sum()).backward()
                     optimiser.step()
-                scores.append(float(self._scores(pool.eval()).amax(0).mean()))
+                found = self._scores(pool.eval())
+                scores.append(float(found.gather(0, pool.choice(found)[:1]).mean()))
                 if not best or scores[-1] > max(scores[:-1]):
                     best = copy.deepcopy(pool.state_dict())
                 over = stop(scores[-1])
             pool.load_state_dict(best)
             _check_finite(*pool.parameters())
-            self.chosen = self._scores(pool.eval()).topk(self.module.spec.per_neuron, 0).indices
+            choice = pool.choice(self._scores(pool.eval()))
             outputs = self._outputs(pool)
-            self.outputs = outputs.gather(1, self.chosen[:1].expand(len(outputs), 1, -1))
-            return pool.chosen(self.chosen), scores
+            self.outputs = outputs.gather(1, choice[:1].expand(len(outputs), 1, -1))
+            return pool.chosen(choice), scores
 
     def _signed(self, pool: PatchPool | CallPool, rows: Tensor | None) -> Tensor:
         """The objective with its sign at some rows of the training part, shape (P, C)."""
@@ -190,12 +208,17 @@ class _Problem:
 
         By sample: a sample's positions stay together, because they are alike.
         """
-        samples, scores = self.held_out.samples, []
-        errors = self.held_out.errors.reshape(samples, -1, self.module.channels)
+        scores = []
         for _ in range(_PERMUTATIONS):
-            permuted = errors[torch.randperm(samples, generator=generator)].flatten(0, 1)
+            permuted = _permuted(self.held_out.errors, self.held_out.samples, generator)
             scores.append(correlation(self.outputs[:, 0], permuted).mean())
         return float(torch.stack(scores).std())
+
+
+def _permuted(errors: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    """Errors (R, C) of other samples, whose positions stay together."""
+    order = torch.randperm(samples, generator=generator)
+    return errors.reshape(samples, -1, errors.shape[1])[order].flatten(0, 1)
 
 
 def _check_finite(*values: Tensor) -> None:

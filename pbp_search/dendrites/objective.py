@@ -150,6 +150,7 @@ class LinearFit:
     """
 
     def __init__(self, inputs: Tensor, ridge: bool) -> None:
+        self.ridge = ridge
         # Large products are taken in the inputs' own precision: double costs several times as much.
         large = inputs.numel() > _LARGE and not ridge
         self._precision = inputs.dtype if large else torch.float64

@@ -4,6 +4,7 @@ Of a Linear or a convolution the candidates of all neurons are one matrix produc
 its own. Of any other module (recurrent, attention, a block) a candidate is a copy of the whole.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -98,9 +99,11 @@ class PatchPool(nn.Module):
 
         Inputs that are nearly always the same would dwarf all others where they are not: none gets beyond 10.
         """
-        mean = inputs.mean(0)
-        deviation = torch.maximum(inputs.std(0, correction=0), (inputs - mean).abs().amax(0) / 10)
-        varies = deviation > 1e-6 * inputs.abs().amax(0)
+        # Without a bias to take up the mean, inputs stay where they are: their scale is then that of their squares.
+        mean = inputs.mean(0) if self.bias is not None else torch.zeros_like(inputs[0])
+        centred = inputs - mean
+        deviation = torch.maximum(centred.square().mean(0).sqrt(), centred.abs().amax(0) / 10)
+        varies = inputs.std(0, correction=0) > 32 * torch.finfo(inputs.dtype).eps * inputs.abs().amax(0)
         scale = torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 0.0)
         group = torch.arange(self.weight.shape[1], device=inputs.device) // (self.weight.shape[1] // len(mean))
         mean, scale = mean[group], scale[group]  # (C, F)
@@ -124,6 +127,14 @@ class PatchPool(nn.Module):
         for e, activation in enumerate(part.activations):
             z = z + self.incoming[:, e] * (activation if rows is None else activation[rows]).unsqueeze(1)
         return self.nonlinearity(z)
+
+    def linearise(self) -> None:
+        """Leave the nonlinearity out."""
+        self.nonlinearity = _identity
+
+    def choice(self, scores: Tensor) -> Tensor:
+        """Of scores (P, C), each neuron's own best candidates: shape (per_neuron, C)."""
+        return scores.topk(self.module[0].spec.per_neuron, 0).indices
 
     @torch.no_grad()
     def chosen(self, best: Tensor) -> list[Dendrite]:
@@ -236,11 +247,30 @@ class CallPool(nn.Module):
             columns.append(part.rows(module, [candidate(seen, *call.args, **call.kwargs) for call, seen in calls]))
         return torch.stack(columns, 1)
 
+    def linearise(self) -> None:
+        """Leave the nonlinearity out."""
+        for candidate in self.candidates:
+            candidate.nonlinearity = _identity  # type: ignore[assignment]
+
+    def choice(self, scores: Tensor) -> Tensor:
+        """Of scores (P, C), the candidates that are best for all neurons together: shape (per_neuron, C)."""
+        best = scores.mean(1).topk(self.module[0].spec.per_neuron).indices
+        return best.unsqueeze(1).expand(-1, scores.shape[1])
+
     def chosen(self, best: Tensor) -> list[Dendrite]:
-        """The candidates that most neurons would choose."""
-        counts = torch.bincount(best.flatten(), minlength=len(self.candidates))
-        order = counts.argsort(descending=True, stable=True)[: len(best)]
-        return [candidate for i in order for candidate in [self.candidates[int(i)]] if isinstance(candidate, Dendrite)]
+        """Copies of the chosen candidates, with nothing of the training left on them."""
+        dendrites = []
+        for index in best[:, 0]:
+            dendrite = copy.deepcopy(self.candidates[int(index)])
+            assert isinstance(dendrite, Dendrite)
+            for parameter in dendrite.parameters():
+                parameter.data, parameter.grad = parameter.data.clone(), None
+            dendrites.append(dendrite)
+        return dendrites
+
+
+def _identity(z: Tensor) -> Tensor:
+    return z
 
 
 @contextmanager

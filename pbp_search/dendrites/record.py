@@ -53,13 +53,6 @@ class Record:
     errors: Tensor
     calls: tuple[tuple[Call, ...], ...] = ()
 
-    def shuffled(self, parts: Sequence[Tensor], generator: torch.Generator) -> "Record":
-        """The same inputs beside the errors of other samples, each of the same part of the samples."""
-        errors = self.errors.clone()
-        for part in parts:
-            errors[part] = self.errors[part[torch.randperm(len(part), generator=generator)]]
-        return Record(self.inputs, errors, self.calls)
-
 
 @dataclass
 class _Probe:
@@ -97,17 +90,17 @@ class _Probe:
         self.seen.append((Call(*kept), zero, self.batch))
         return adapter.replace(output, neurons + zero)
 
-    def full(self) -> bool:
-        """Whether the budget is used up."""
+    def size(self) -> int:
+        """Bytes that are kept."""
         kept = [*self.patches, *self.errors, *(x for batch in self.calls for call in batch for x in _tensors(call))]
-        return sum(value.numel() * value.element_size() for value in kept) >= self.budget
+        return sum(value.numel() * value.element_size() for value in kept)
 
     def keep(self, errors: Sequence[Tensor | None]) -> None:
         """Keep the calls seen, with their errors.
 
         Calls without an error (under no_grad) or without samples (an expert that none was sent to) teach nothing.
         """
-        if self.full():
+        if self.size() >= self.budget:
             return
         patches, calls, rows = list[Tensor](), list[Call](), list[Tensor]()
         for (call, _, batch), error in zip(self.seen, errors, strict=True):
@@ -125,6 +118,9 @@ class _Probe:
             positions = self._draw(error.shape[1])
             patches.append(self.view.gather(x, positions))
             rows.append(error if positions is None else error[:, positions])
+            if len(x) != batch and len(x) % batch == 0:  # frames of samples: all of a sample's stay together
+                patches[-1] = patches[-1].reshape(batch, -1, *patches[-1].shape[2:])
+                rows[-1] = rows[-1].reshape(batch, -1, rows[-1].shape[2])
         # Positions of the same samples stand side by side; calls with other samples than the batch's follow each other.
         same = len({len(part) for part in rows}) == 1
         self.patches += [torch.cat(patches, 1)] if same and patches else patches
@@ -150,7 +146,7 @@ class _Probe:
 
     def _draw(self, positions: int) -> Tensor | None:
         assert self.view is not None
-        row = 4 * (self.view.groups * self.view.length + self.module.channels)
+        row = self.module.outgoing.element_size() * (self.view.groups * self.view.length + self.module.channels)
         wanted = max(1, min(self.rows, self.budget // row) // self.samples)
         return None if wanted >= positions else torch.randperm(positions, generator=self.generator)[:wanted]
 
@@ -226,13 +222,30 @@ def record(
         inputs, targets = inputs[drawn], targets[drawn]
     modules = dendritic_modules(network)
     share = budget // max(1, len(modules))
-    probes = [_Probe(name, module, share, len(inputs), rows, generator) for name, module in modules.items()]
+
+    def passed(x: Tensor, y: Tensor) -> list[_Probe]:
+        probes = [_Probe(name, module, share, len(inputs), rows, generator) for name, module in modules.items()]
+        _pass(network, loss, x, y, batch_size, probes)
+        return probes
+
+    first = passed(inputs[:batch_size], targets[:batch_size])
+    if len(inputs) > batch_size and any(probe.size() * len(inputs) > share * batch_size for probe in first):
+        # Not all samples will fit: those that do must be any, not the first ones of data that may be in some order.
+        drawn = torch.randperm(len(inputs), generator=generator)
+        inputs, targets = inputs[drawn], targets[drawn]
+    probes = first if len(inputs) <= batch_size else passed(inputs, targets)
+    return {probe.name: probe.record() for probe in probes}
+
+
+def _pass(
+    network: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, batch_size: int, probes: list[_Probe]
+) -> None:
     modes = {part: part.training for part in network.modules()}
     network.eval()
     try:
         with torch.enable_grad():
             for x, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
-                if all(probe.full() for probe in probes):
+                if all(probe.size() >= probe.budget for probe in probes):
                     break
                 _record_batch(network, loss, x, target, probes)
     finally:
@@ -240,7 +253,6 @@ def record(
             probe.handle.remove()
         for part, mode in modes.items():
             part.training = mode
-    return {probe.name: probe.record() for probe in probes}
 
 
 def _record_batch(network: nn.Module, loss: Loss, x: Tensor, target: Tensor, probes: list[_Probe]) -> None:

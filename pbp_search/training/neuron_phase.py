@@ -99,7 +99,8 @@ def _train_epoch(
         optimiser.zero_grad()
         loss.backward()
         if gradient_clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), gradient_clip)
+            trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+            nn.utils.clip_grad_norm_(trained, gradient_clip)
         optimiser.step()
         means.append(loss.detach())
         sizes.append(len(inputs))

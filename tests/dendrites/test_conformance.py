@@ -262,10 +262,11 @@ def test_growing_changes_nothing_until_dendrites_are_accepted(layer: str, form: 
     records = record(network, lambda y, target: (y - target).square().sum(1), x, targets, batch_size=10)
     grown = {}
     for name, module in dendritic_modules(network).items():
-        epochs = iter([False, True, False, True])  # of the training, and of that on shuffled errors
+        # Of the training, of that on shuffled errors, and with few records of that of linear candidates.
+        epochs = iter([False, True] * 3)
         generator = torch.Generator().manual_seed(2)
         grown[name], growth = grow(module, records[name], lambda rest=epochs: lambda score: next(rest), generator)  # type: ignore[misc]
-        assert growth.epochs == 4
+        assert growth.epochs in (4, 6)
         assert 0 < growth.score <= 1
     assert_same_state(state, network)
     assert torch.equal(torch.get_rng_state(), stream)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pbp_search.dendrites import DendriteSpec, Record, attach, dendritic_modules, record
+from pbp_search.dendrites import DendriteSpec, attach, dendritic_modules, record
 from pbp_search.dendrites.pools import CallPart
 from pbp_search.errors import TrainingError, UnsupportedModuleError
 from tests.dendrites.grown_networks import add_generations, all_modules, assert_same_bits, assert_same_state, state_of
@@ -192,19 +192,6 @@ def test_an_error_that_is_not_finite_ends_the_recording(bad: float) -> None:
     targets[3] = bad
     with pytest.raises(TrainingError, match=r"input or error of the module '0' is NaN or infinite"):
         record(network, squared_loss, torch.ones(5, 2), targets)
-
-
-def test_shuffling_moves_whole_samples_errors_beside_other_inputs_of_their_part() -> None:
-    kept = Record(torch.randn(50, 3, 2), torch.randn(50, 3, 1))
-    parts = (torch.arange(0, 50, 2), torch.arange(1, 50, 2))
-    shuffled = kept.shuffled(parts, torch.Generator().manual_seed(1))
-    again = kept.shuffled(parts, torch.Generator().manual_seed(1))
-    assert shuffled.inputs is kept.inputs
-    assert_same_bits(shuffled.errors, again.errors)
-    order = [next(n for n in range(50) if torch.equal(kept.errors[n], row)) for row in shuffled.errors]
-    assert sorted(order) == list(range(50))
-    assert sum(n == place for place, n in enumerate(order)) < 10
-    assert all(n % 2 == place % 2 for place, n in enumerate(order))
 
 
 class Steps(nn.Module):

@@ -1,0 +1,116 @@
+"""What a held-out score must not be fooled by."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pbp_search.dendrites import (
+    Dendrite,
+    DendriteSpec,
+    Dendritic,
+    Growth,
+    Record,
+    attach,
+    correlation,
+    grow,
+    record,
+)
+from pbp_search.training import Fixed, Stopper
+
+
+def squared_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().flatten(1).sum(1)
+
+
+def train(module: Dendritic, kept: Record, epochs: int = 20) -> tuple[list[Dendrite], Growth]:
+    def stop() -> Stopper:
+        return Stopper(Fixed(epochs=epochs), 0, "maximize")
+
+    return grow(module, kept, stop, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_an_error_that_is_linear_in_the_inputs_does_not_pass_with_few_records(share: float) -> None:
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(800, 300, generator=generator)
+        linear = x @ torch.randn(300, 4, generator=generator) / 300**0.5
+        noise = torch.randn(800, 4, generator=generator)
+        module = Dendritic(nn.Linear(300, 4), DendriteSpec())
+        _, growth = train(module, Record(x, share**0.5 * linear + (1 - share) ** 0.5 * noise))
+        assert not growth.above_floor(), growth
+
+
+def test_a_tight_budget_keeps_samples_of_everywhere() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(500)  # data in the order of their classes
+    inputs = nn.functional.one_hot(labels, 4).float()
+    network = nn.Sequential(nn.Linear(4, 3))
+    attach(network)
+    kept = record(network, squared_loss, inputs, torch.randn(2000, 3), batch_size=50, budget=8_000)["0"]
+    assert kept.inputs is not None
+    assert len(kept.inputs) < 500
+    assert set(kept.inputs[:, 0, 0].argmax(1).tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("pool", [1, 4])
+def test_the_score_of_a_whole_copy_is_that_of_the_dendrite_that_ships(pool: int) -> None:
+    torch.manual_seed(0)
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.steps(x)[0][:, -1]
+
+    network, inputs = Last(), torch.randn(200, 5, 3)
+    module = attach(network, DendriteSpec(pool=pool))["steps"]
+    kept = record(network, squared_loss, inputs, inputs.square().mean(1) @ torch.randn(3, 4), batch_size=64)["steps"]
+    (dendrite,), growth = train(module, kept, epochs=8)
+    # The held-out samples are the first quarter of the generator's first permutation.
+    held_out = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:50]
+    with torch.no_grad():
+        outputs = dendrite.eval()([], inputs)[held_out].flatten(0, 1)
+        neurons = network.steps(inputs)[0][held_out].flatten(0, 1)
+    errors = kept.errors[held_out].flatten(0, 1)
+    left = []
+    for channel in range(4):  # what the neuron's own output says is taken out
+        known = torch.stack([torch.ones(len(neurons)), neurons[:, channel]], 1).double()
+        found = torch.linalg.lstsq(known, errors[:, channel : channel + 1].double()).solution
+        left.append(errors[:, channel : channel + 1].double() - known @ found)
+    score = float(correlation(outputs.double(), torch.cat(left, 1)).mean())
+    assert growth.score == pytest.approx(score, abs=1e-4)
+    assert all(parameter.grad is None for parameter in dendrite.parameters())
+    assert all(value.untyped_storage().nbytes() == value.nbytes for value in dendrite.state_dict().values())
+
+
+@pytest.mark.parametrize("offset", [0.0, 20.0, 1000.0])
+def test_without_a_bias_inputs_with_an_offset_do_not_kill_candidates(offset: float) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(600, 3) + offset
+    centred = x - offset
+    module = Dendritic(nn.Linear(3, 1, bias=False), DendriteSpec())
+    (dendrite,), growth = train(module, Record(x, centred[:, :1] * centred[:, 1:2]), epochs=5)
+    with torch.no_grad():
+        activations = dendrite([], x)
+    assert float((activations.abs() > 0.9999).float().mean()) < 0.5
+    assert growth.score > 0.0
+
+
+def test_frames_of_one_sample_are_not_held_out_apart() -> None:
+    class Frames(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.look = nn.Conv1d(1, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.look(x.flatten(0, 1)).mean(2).unflatten(0, x.shape[:2]).mean(1)
+
+    network, inputs = Frames(), torch.randn(20, 4, 1, 6)
+    attach(network)
+    kept = record(network, squared_loss, inputs, torch.randn(20, 2))["look"]
+    assert kept.errors.shape == (20, 4 * 4, 2)
+    assert kept.inputs is not None
+    torch.testing.assert_close(kept.inputs[3, 4, 0], inputs[3, 1, 0, :3])
