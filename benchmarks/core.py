@@ -186,8 +186,8 @@ def _forwards(network: nn.Module, inputs: Tensor) -> Callable[[], object]:
 def dendrite_phases() -> list[Figure]:
     """The dendrite phase of a network in plain epochs of it, until 95% of what a hundred passes reach.
 
-    The recording, the projection and the passes of all modules count; the floor, which takes as many passes again, does
-    not.
+    The recording, the projections and the passes of all modules count, and the first pass of the floor; the floor's
+    other passes, as many again, do not.
     """
     split = training_part()
     if split is None:

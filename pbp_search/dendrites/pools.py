@@ -250,7 +250,8 @@ class CallPool(nn.Module):
     def linearise(self) -> None:
         """Leave the nonlinearity out."""
         for candidate in self.candidates:
-            candidate.nonlinearity = _identity  # type: ignore[assignment]
+            assert isinstance(candidate, Dendrite)
+            candidate.nonlinearity = _identity
 
     def choice(self, scores: Tensor) -> Tensor:
         """Of scores (P, C), the candidates that are best for all neurons together: shape (per_neuron, C)."""
