@@ -32,7 +32,8 @@ from pbp_search.dendrites import (
     record,
 )
 from pbp_search.tasks.digits import DigitsMLP
-from pbp_search.training import Fixed, Split, Stopper, Task
+from pbp_search.training import Fixed, Split, Stopper, Task, TrialConfig
+from pbp_search.training.data import recording_batches
 from pbp_search.training.neuron_phase import _train_epoch
 
 LEARNING_RATE = 0.001
@@ -52,7 +53,8 @@ def with_dendrites(network: nn.Module, generations: int, spec: DendriteSpec | No
 def ours(network: nn.Module, task: Task, split: Split, batch_size: int) -> Callable[[], object]:
     """An epoch of the neuron phase."""
     optimiser = Adam([parameter for parameter in network.parameters() if parameter.requires_grad], LEARNING_RATE)
-    return lambda: _train_epoch(network, task, split, batch_size, optimiser)
+    config = TrialConfig(width=1, batch_size=batch_size)
+    return lambda: _train_epoch(network, task, split, config, optimiser)
 
 
 def stock_step(network: nn.Module, split: Split, batch_size: int) -> Callable[[], object]:
@@ -209,7 +211,7 @@ def _phase(network: nn.Module, split: Split) -> float:
     epoch = ours(network, task, split, 64)
     plain = min(_seconds(epoch) for _ in range(3))
     start = time.perf_counter()
-    records = record(network, task.loss, split.inputs, split.targets)
+    records = record(network, task.loss, *recording_batches(split, 64, torch.Generator()))
     spent = time.perf_counter() - start
     for name, module in modules.items():
         grown: dict[int, tuple[float, Growth]] = {}

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from pbp_search.dendrites import DendriteSpec, Dendritic, Growth, Record, grow
+from pbp_search.dendrites.record import Part
 from pbp_search.training import Plateau
 from pbp_search.training.stopping import Stopper
 from pbp_search.training.streams import generator
@@ -34,7 +35,9 @@ def grow_on(samples: int, channels: int, mistakes: bool, signal: float, repeat: 
     nonlinear = hidden * hidden.roll(1, 1) if channels > 1 else hidden.abs()
     nonlinear = (nonlinear - nonlinear.mean(0)) / nonlinear.std(0)
     noise = _mistakes(samples, channels, stream) if mistakes else torch.randn(samples, channels, generator=stream)
-    record = Record(inputs, signal**0.5 * nonlinear + (1 - signal) ** 0.5 * noise)
+    errors = signal**0.5 * nonlinear + (1 - signal) ** 0.5 * noise
+    held_out = samples // 4
+    record = Record(Part(inputs[held_out:], errors[held_out:]), Part(inputs[:held_out], errors[:held_out]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(repeat)
         module = Dendritic(nn.Linear(_INPUTS, channels), DendriteSpec())

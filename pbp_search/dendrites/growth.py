@@ -21,13 +21,10 @@ from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.pools import CallPart, CallPool, PatchPart, PatchPool
 from pbp_search.dendrites.record import Record
-from pbp_search.errors import InputError, TrainingError
+from pbp_search.errors import TrainingError
 
 Stop = Callable[[float], bool]
 """Told the held-out score after each epoch, says whether the phase is over."""
-
-HELD_OUT = 0.25
-"""The share of the samples on which candidates are stopped, chosen and scored."""
 
 _PERMUTATIONS = 100
 _RUNNING = 0.1  # the weight of a batch in the running estimate of a score's sign
@@ -81,25 +78,17 @@ def grow(
         module: The module, with its accepted dendrites.
         record: Inputs and errors at the module.
         stop: Makes a stopping rule for one training.
-        generator: Draws the held-out samples, the starts, the batches and the shuffles.
+        generator: Draws the starts, the batches and the shuffles.
         learning_rate: Adam's, for the candidates' weights and their incoming U.
 
     Returns:
         The generation at its best held-out score, and how it went.
 
     Raises:
-        InputError: There are fewer than 2 samples.
         TrainingError: A candidate's weights or outputs became NaN or infinite.
     """
-    samples = len(record.errors)
-    if samples < 2:
-        raise InputError(f"A generation needs at least 2 samples, to train on and to score on, not {samples}.")
-    order = torch.randperm(samples, generator=generator)
-    held_out_count = min(max(round(HELD_OUT * samples), 1), samples - 1)
-    held_out, train = order[:held_out_count], order[held_out_count:]
-
     start = int(torch.randint(2**62, (), generator=generator))
-    problem = _Problem(module, record, train, held_out)
+    problem = _Problem(module, record)
     generation, scores = problem.train(start, stop(), learning_rate)
     noise = problem.noise(generator)
     _, floor_scores = problem.shuffled(generator).train(start, stop(), learning_rate)
@@ -118,14 +107,14 @@ def grow(
 class _Problem:
     """Maximise the sum of S_i over the candidates' own weights and their incoming U."""
 
-    def __init__(self, module: Dendritic, record: Record, train: Tensor, held_out: Tensor) -> None:
+    def __init__(self, module: Dendritic, record: Record) -> None:
         self.module = module
         self.objective = signed_correlation if module.spec.objective == "correlation" else signed_covariance
         by_patches = Patches.fit(module.module)
         part: type[Any] = PatchPart if by_patches else CallPart
         self.pool_type: type[Any] = PatchPool if by_patches else CallPool
-        self.training = part(module, record, train)
-        self.held_out = part(module, record, held_out)
+        self.training = part(module, record.training)
+        self.held_out = part(module, record.held_out)
         # Each part by its own fit: that of other records, taken out of a record far from them, would leave an error
         # that depends on its inputs, shuffled or not.
         self.known: list[Tensor] = []

@@ -89,20 +89,19 @@ class Patches:
 
         Args:
             x: The layer's inputs, shape (N, ..., F) for a Linear, (N, channels, *space) for a convolution.
-            positions: Which of the output's positions, flattened; all by default.
+            positions: Which of each sample's output positions, flattened, shape (N, P); all by default.
 
         Returns:
-            Shape (N, positions, G, F).
+            Shape (N, P, G, F).
         """
         if not self.dimensions:
             rows = x.reshape(len(x), -1, self.length)
-            return (rows if positions is None else rows[:, positions]).unsqueeze(2)
+            return (rows if positions is None else rows.take_along_dim(positions.unsqueeze(2), 1)).unsqueeze(2)
         padded, corners, offsets, _ = self._laid_out(x)
-        if positions is not None:
-            corners = corners[positions]
-        index = corners.unsqueeze(1) + offsets  # (positions, kernel)
-        patches = padded.flatten(2)[:, :, index.flatten()]
-        patches = patches.reshape(len(x), self.groups, -1, *index.shape)
+        corners = corners.unsqueeze(0) if positions is None else corners[positions]
+        index = corners.unsqueeze(2) + offsets  # (N or 1, P, kernel)
+        patches = padded.flatten(2).take_along_dim(index.flatten(1).unsqueeze(1), 2)
+        patches = patches.reshape(len(x), self.groups, -1, *index.shape[1:])
         return patches.permute(0, 3, 1, 2, 4).flatten(3)
 
     def sparse(self, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:

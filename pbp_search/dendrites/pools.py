@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
 from pbp_search.dendrites.patches import Patches
-from pbp_search.dendrites.record import Record
+from pbp_search.dendrites.record import Part
 from pbp_search.dendrites.spec import FUNCTIONS
 
 _BATCH = 1024
@@ -35,12 +35,12 @@ class PatchPart:
         errors: E, shape (R, C).
     """
 
-    def __init__(self, module: Dendritic, record: Record, samples: Tensor) -> None:
-        assert record.inputs is not None
+    def __init__(self, module: Dendritic, part: Part) -> None:
+        assert part.inputs is not None
         view = Patches.of(module.module)
-        self.samples = len(samples)
-        self.inputs = record.inputs[samples].reshape(-1, view.groups, view.length)
-        self.errors = record.errors[samples].reshape(-1, module.channels)
+        self.samples = len(part.errors)
+        self.inputs = part.inputs.reshape(-1, view.groups, view.length)
+        self.errors = part.errors.reshape(-1, module.channels)
         self.activations = _activations(module, view, self.inputs)
 
     def first(self) -> Tensor:
@@ -193,33 +193,29 @@ def _activations(module: Dendritic, view: Patches, inputs: Tensor) -> list[Tenso
 
 
 class CallPart:
-    """The calls of a module without patches, and which of their rows belong to some samples.
+    """The calls of a module without patches.
 
     Attributes:
         samples, inputs, activations, errors: As in :class:`PatchPart`.
     """
 
-    def __init__(self, module: Dendritic, record: Record, samples: Tensor) -> None:
-        self.samples = len(samples)
-        self.calls = [call for batch in record.calls for call in batch]
-        self.sizes = [len(batch) for batch in record.calls]
-        positions = record.errors.shape[1]
-        wanted = torch.zeros(len(record.errors), dtype=torch.bool)
-        wanted[samples] = True
-        self.wanted = wanted.repeat_interleave(positions)
+    def __init__(self, module: Dendritic, part: Part) -> None:
+        self.samples = len(part.errors)
+        self.calls = [call for batch in part.calls for call in batch]
+        self.sizes = [len(batch) for batch in part.calls]
         with torch.no_grad(), _evaluation(module.module):
             base = [module.adapter.neurons(module.module(*c.args, **c.kwargs)) for c in self.calls]
             self.seen = [module.activations(*c.args, **c.kwargs) for c in self.calls]
         # The module may be anything: what its neuron has already is its own output, and its dendrites'.
         self.inputs = self.rows(module, base).unsqueeze(2)
         self.activations = [self.rows(module, parts) for parts in zip(*self.seen, strict=True)]
-        self.errors = record.errors.reshape(-1, module.channels)[self.wanted]
+        self.errors = part.errors.reshape(-1, module.channels)
 
     def rows(self, module: Dendritic, neurons: Sequence[Tensor]) -> Tensor:
-        """The neurons of every call as rows (samples x positions, C) of the wanted samples."""
+        """The neurons of every call as rows (samples x positions, C)."""
         calls = iter(_samples_first(module, part) for part in neurons)
         batches = [torch.cat([next(calls) for _ in range(size)], 1) for size in self.sizes]
-        return torch.cat([batch.flatten(0, 1) for batch in batches])[self.wanted]
+        return torch.cat([batch.flatten(0, 1) for batch in batches])
 
     def first(self) -> Tensor | None:
         """All rows."""

@@ -4,30 +4,39 @@ In the dendrite phase the network is frozen and in evaluation mode, so for every
 the error E = dL_n/dy at its neurons never change. L_n is the sample's own loss: E does not depend on the batch size.
 
 Of a Linear or a convolution the patches at some positions are kept; of any other module, what it was called with.
-Samples and positions are drawn before anything is unfolded, so that records obey a budget.
+Positions are drawn before anything is unfolded and rows go where they will stay, so that records obey a budget.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
-from torch.utils.hooks import RemovableHandle
 
 from pbp_search.dendrites.attach import dendritic_modules
 from pbp_search.dendrites.module import Dendritic
 from pbp_search.dendrites.patches import Patches
-from pbp_search.errors import TrainingError, UnsupportedModuleError
+from pbp_search.errors import InputError, TrainingError, UnsupportedModuleError
 
-Loss = Callable[[Any, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 """Outputs (whatever the network returns) and targets of N samples to N losses, shape (N,)."""
 
 BUDGET = 2**30
-"""Bytes that the records of all modules may take together."""
+"""Bytes that the dendrite phase may take: the records of all modules, and the work on one of them at a time."""
 ROWS = 2**15
-"""Rows (samples x positions) that are enough to learn one generation of dendrites from."""
+"""Rows (samples x positions) of a module that are enough to learn one generation of dendrites from."""
+HELD_OUT = 0.25
+"""The share of the rows on which candidates are stopped, chosen and scored."""
+
+_LARGEST = 0.25  # the share of the budget that one module's record may take: working on it takes copies of it
+_RECORDS = 0.5  # ... and that all of them may take
+_ACTIVATIONS = 1 / 16  # ... and that a pass through the network may take, about
+_SAVED = 3  # activations that autograd keeps for each neuron, about
+_PASSED = 512  # samples a pass at most
+_MANY = 4096  # samples that a stream of unknown length is taken to have
 
 
 @dataclass(frozen=True)
@@ -39,13 +48,13 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Record:
+class Part:
     """Inputs and errors of one module for N samples.
 
     Attributes:
-        inputs: x, the patches of a layer, shape (N, ..., F) or (N, positions, G, F); None for other modules.
-        errors: E = dL_n/dy, shape (N, ..., C).
-        calls: What a module without patches was called with, in the samples' order: for each batch its calls, whose
+        inputs: x, the patches of a layer, shape (N, positions, G, F); None for other modules.
+        errors: E = dL_n/dy, shape (N, positions, C).
+        calls: What a module without patches was called with, in the samples' order: for each pass its calls, whose
             positions stand side by side in the errors.
     """
 
@@ -54,119 +63,421 @@ class Record:
     calls: tuple[tuple[Call, ...], ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
+class Record:
+    """What one module's dendrites learn from.
+
+    Attributes:
+        training: The samples that candidates are trained on.
+        held_out: Other samples, on which they are stopped, chosen and scored.
+    """
+
+    training: Part
+    held_out: Part
+
+
+def record(
+    network: nn.Module,
+    loss: Loss,
+    batches: Iterable[tuple[Any, Any]],
+    held_out: Iterable[tuple[Any, Any]] | None = None,
+    *,
+    budget: int = BUDGET,
+    rows: int = ROWS,
+    generator: torch.Generator | None = None,
+) -> dict[str, Record]:
+    """Pass data through a frozen network once and keep x and E of every dendritic module.
+
+    The network is put into evaluation mode for the pass, and back. Its parameters take no gradient.
+
+    Args:
+        network: A network with dendritic modules.
+        loss: One loss per sample.
+        batches: Inputs and targets, as a DataLoader gives them, in random order: the pass ends when the records are
+            full. Inputs that are a tuple or a mapping are the network's arguments.
+        held_out: Batches of other samples to hold out; every fourth of the batches if there are none.
+        budget: Bytes that the dendrite phase may take; the records take half of it. Samples and positions are drawn
+            until they fit.
+        rows: Samples x positions to keep of each layer at most.
+        generator: Draws positions.
+
+    Returns:
+        A record for each dendritic module, by its name.
+
+    Raises:
+        InputError: There are fewer than 2 batches.
+        UnsupportedModuleError: A module takes no part in a pass, has other neurons than its adapter says, or the loss
+            does not depend on it.
+        TrainingError: An input or error is NaN or infinite.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    modules = dendritic_modules(network)
+    shares = _shares(modules, budget, rows)
+
+    def recorder(share: float, samples: int) -> _Recorder:
+        probes = [
+            _Probe(name, module, int(share * shares[name]), max(1, int(share * rows)), samples, generator)
+            for name, module in modules.items()
+        ]
+        return _Recorder(network, loss, probes, budget)
+
+    if held_out is None:
+        count = _count(batches)
+        training, held = (recorder(share, max(1, int(share * count))) for share in (1 - HELD_OUT, HELD_OUT))
+        stream = ((batch, held if index % 4 == 1 else training) for index, batch in enumerate(batches))
+    else:
+        training = recorder(1 - HELD_OUT, _count(batches))
+        held = recorder(HELD_OUT, _count(held_out))
+        stream = ((batch, part) for some, part in ((batches, training), (held_out, held)) for batch in some)
+    with _frozen(network):
+        for (inputs, targets), part in stream:
+            if not part.full():
+                part.add(inputs, targets)
+            elif training.full() and held.full():
+                break
+    if not (training.passed and held.passed):
+        raise InputError("Records need at least 2 batches, one to train on and one to hold out: pass smaller batches.")
+    return {one.name: Record(one.part(), other.part()) for one, other in zip(training.probes, held.probes, strict=True)}
+
+
+def _count(batches: Iterable[tuple[Any, Any]]) -> int:
+    """The number of samples, as far as it can be told without a pass."""
+    samples = getattr(getattr(batches, "dataset", None), "__len__", None)
+    if samples is not None:
+        return int(samples())
+    if isinstance(batches, list | tuple):
+        return sum(_length(targets) for _, targets in batches)
+    return _MANY
+
+
+def _shares(modules: Mapping[str, Dendritic], budget: int, rows: int) -> dict[str, int]:
+    """Bytes for the record of each module: what one does not need is left to the others."""
+    largest = int(_LARGEST * budget)
+    wanted = {name: min(largest, rows * _row(module)) for name, module in modules.items()}
+    left, shares = int(_RECORDS * budget), dict[str, int]()
+    for index, name in enumerate(sorted(wanted, key=wanted.__getitem__)):
+        shares[name] = min(wanted[name], left // (len(wanted) - index))
+        left -= shares[name]
+    return shares
+
+
+def _row(module: Dendritic) -> int:
+    """Bytes of a row of a layer with patches; of any other module it is not known before it is called."""
+    if not Patches.fit(module.module):
+        return BUDGET
+    view = Patches.of(module.module)
+    return module.outgoing.element_size() * (view.groups * view.length + view.channels)
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode whose parameters take no gradient, and back."""
+    modes = {part: part.training for part in network.modules()}
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    network.eval()
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        # cuDNN refuses a backward pass through recurrent layers in evaluation mode.
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _recurrent(network)):
+            yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _recurrent(network: nn.Module) -> bool:
+    return any(isinstance(part, nn.RNNBase) for part in network.modules())
+
+
+class _Recorder:
+    """Passes batches of one part through the network."""
+
+    def __init__(self, network: nn.Module, loss: Loss, probes: list["_Probe"], budget: int) -> None:
+        self.network = network
+        self.loss = loss
+        self.probes = probes
+        self.budget = budget
+        self.device = next(network.parameters()).device
+        self.passed = False
+        self._pass: int | None = None  # samples
+
+    def full(self) -> bool:
+        return all(probe.full() for probe in self.probes)
+
+    def add(self, inputs: Any, targets: Any) -> None:
+        """Pass a batch, in pieces if it is one tensor of samples: a piece of a batch takes less memory."""
+        self.passed = True
+        inputs, targets = tree_map_only(Tensor, lambda value: value.detach().to(self.device), (inputs, targets))
+        samples = _length(targets)
+        if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor) or len(inputs) != samples:
+            self._add(inputs, targets, samples)
+            return
+        if self._pass is None:
+            self._pass = self._affordable(inputs[:2])
+        pieces = -(-samples // self._pass)
+        for x, y in zip(inputs.tensor_split(pieces), targets.tensor_split(pieces), strict=True):
+            self._add(x, y, len(y))
+
+    def _affordable(self, few: Tensor) -> int:
+        """How many samples can pass at once."""
+        for probe in self.probes:
+            probe.start(len(few))
+        with torch.no_grad(), self._hooks():
+            self.network(few)
+        sizes = [probe.measured / len(few) for probe in self.probes]
+        limits = [_ACTIVATIONS * self.budget / (_SAVED * max(1.0, sum(sizes)))]
+        # Calls are kept as a whole: several of them shall fit.
+        limits += [
+            probe.room / 4 / max(1.0, size) for probe, size in zip(self.probes, sizes, strict=True) if not probe.view
+        ]
+        return max(2, min(_PASSED, int(min(limits))))
+
+    def _add(self, inputs: Any, targets: Any, samples: int) -> None:
+        for probe in self.probes:
+            probe.start(samples)
+        with self._hooks():
+            losses = self.loss(called(self.network, inputs), targets)
+        leaves = [leaf for probe in self.probes for leaf in probe.leaves]
+        if leaves and losses.requires_grad:
+            # The sum of the samples' own losses: in evaluation mode samples do not mix, so the gradient at a sample's
+            # neurons is that of its own loss. The errors are kept on the way.
+            torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+        for probe in self.probes:
+            probe.keep()
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        handles = [probe.module.register_forward_hook(probe.catch, with_kwargs=True) for probe in self.probes]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Caught:
+    """A call of a module, and the error at its neurons once it is known."""
+
+    def __init__(self, kept: Tensor | Call) -> None:
+        self.kept = kept
+        self.errors: Tensor | None = None  # (N, positions, C)
+
+
 class _Probe:
-    """Catches one module's calls, and adds a zero to its neurons at which the error can be read."""
+    """Catches one module's calls in a pass, and keeps their rows while there is room.
 
-    name: str
-    module: Dendritic
-    budget: int  # bytes
-    samples: int  # in the whole pass
-    rows: int  # of patches, at most
-    generator: torch.Generator
-    batch: int = 0
-    seen: list[tuple[Call, Tensor, int]] = field(default_factory=list)
-    patches: list[Tensor] = field(default_factory=list)
-    calls: list[tuple[Call, ...]] = field(default_factory=list)
-    errors: list[Tensor] = field(default_factory=list)
+    Args:
+        name: The module's.
+        module: The module.
+        room: Bytes.
+        rows: How many to keep at most.
+        samples: How many there will be, about.
+        generator: Draws positions.
+    """
 
-    def __post_init__(self) -> None:
-        self.view = Patches.of(self.module.module) if Patches.fit(self.module.module) else None
-        self.handle: RemovableHandle = self.module.register_forward_hook(self._catch, with_kwargs=True)
+    def __init__(
+        self, name: str, module: Dendritic, room: int, rows: int, samples: int, generator: torch.Generator
+    ) -> None:
+        self.name = name
+        self.module = module
+        self.view = Patches.of(module.module) if Patches.fit(module.module) else None
+        self.room = room
+        self.rows = max(1, min(rows, room // _row(module))) if self.view else rows
+        self.samples = samples
+        self.generator = generator
+        self.called = False
+        self.inputs: Tensor | None = None
+        self.errors: Tensor | None = None
+        self.filled = 0  # samples with patches, or rows of calls
+        self.calls: list[tuple[Call, ...]] = []
+        self.of_calls: list[Tensor] = []
+        self.start(0)
 
-    def _catch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        adapter = self.module.adapter
-        neurons = adapter.neurons(output)
-        if not isinstance(neurons, Tensor) or neurons.shape[adapter.axis] != self.module.channels:
+    def start(self, batch: int) -> None:
+        """Get ready for the pass of a number of samples."""
+        self.measured = 0  # bytes of what goes in and comes out
+        self.batch = batch
+        self.caught: list[_Caught] = []
+        self.leaves: list[Tensor] = []
+
+    def full(self) -> bool:
+        if self.view is None:
+            return self.filled >= self.rows or self.room <= 0
+        return self.inputs is not None and self.filled == len(self.inputs)
+
+    def catch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """A forward hook: keep what the module is called with, and see to it that the error arrives."""
+        neurons = self._neurons(output)
+        self.called |= neurons.numel() > 0
+        self.measured += sum(value.nbytes for value in (*_tensors((args, kwargs)), neurons))
+        # Calls without a gradient or without samples (an expert that none was sent to) teach nothing.
+        if self.full() or not torch.is_grad_enabled() or not neurons.numel():
+            return output
+        if not neurons.requires_grad:  # everything before is frozen
+            self.leaves.append(neurons := neurons.detach().requires_grad_())
+        # A tensor of its own: what comes behind the module may overwrite it, and a hook still sees the error at it.
+        neurons = neurons.clone()
+        if self.view is not None:
+            self._catch_patches(_tensors((args, kwargs))[0].detach(), neurons)
+        else:
+            self._catch_call(args, kwargs, neurons)
+        return self.module.adapter.replace(output, neurons)
+
+    def _neurons(self, output: Any) -> Tensor:
+        axis = self.module.adapter.axis
+        neurons = self.module.adapter.neurons(output)
+        if not isinstance(neurons, Tensor) or neurons.shape[axis] != self.module.channels:
             found = tuple(neurons.shape) if isinstance(neurons, Tensor) else type(neurons).__name__
             raise UnsupportedModuleError(
                 f"The module {self.name!r} has {self.module.channels} neurons, but {found} where its adapter looks for "
-                f"them on axis {adapter.axis}: give it an adapter of its own (attach(..., adapters={{...}}))."
+                f"them on axis {axis}: give it an adapter of its own (attach(..., adapters={{...}}))."
             )
-        # A sum with a leaf, not retain_grad on the output: an in-place activation behind the module may overwrite it.
-        # Inputs are cloned for the same reason.
-        zero = torch.zeros_like(neurons, requires_grad=True)
-        kept = tree_map_only(Tensor, lambda value: value.detach().clone(), (args, kwargs))
-        self.seen.append((Call(*kept), zero, self.batch))
-        return adapter.replace(output, neurons + zero)
+        return neurons
 
-    def size(self) -> int:
-        """Bytes that are kept."""
-        kept = [*self.patches, *self.errors, *(x for batch in self.calls for call in batch for x in _tensors(call))]
-        return sum(value.numel() * value.element_size() for value in kept)
+    def _catch_patches(self, x: Tensor, neurons: Tensor) -> None:
+        assert self.view is not None
+        x, by_samples = _by_samples(self.view, x, self.batch)
+        samples, positions_there, _ = by_samples(neurons).shape
+        positions = self._draw(samples, positions_there, x.device)
+        patches = self.view.gather(x, positions)
+        # Frames: several rows of inputs for each sample. They stay together.
+        first = self.batch if self.batch and len(patches) % self.batch == 0 else len(patches)
+        caught = _Caught(patches.reshape(first, -1, *patches.shape[2:]).clone())
+        self.caught.append(caught)
 
-    def keep(self, errors: Sequence[Tensor | None]) -> None:
-        """Keep the calls seen, with their errors.
+        def keep_error(error: Tensor) -> None:
+            some = by_samples(error)
+            if positions is not None:
+                some = some.take_along_dim(positions.unsqueeze(2), 1)
+            caught.errors = some.reshape(first, -1, some.shape[2]).clone()
 
-        Calls without an error (under no_grad) or without samples (an expert that none was sent to) teach nothing.
-        """
-        if self.size() >= self.budget:
-            return
-        patches, calls, rows = list[Tensor](), list[Call](), list[Tensor]()
-        for (call, _, batch), error in zip(self.seen, errors, strict=True):
-            if error is None or not error.numel():
-                continue
-            if not bool(torch.isfinite(error).all() and all(self._sound(x) for x in _tensors(call))):
-                raise TrainingError(f"An input or error of the module {self.name!r} is NaN or infinite.")
-            if self.view is None:
-                samples = self.module.adapter.samples
-                error = error.movedim(self.module.adapter.axis, -1).movedim(samples, 0)
-                calls.append(call)
-                rows.append(error.reshape(len(error), -1, error.shape[-1]))
-                continue
-            x, error = self._samples_first(_tensors(call)[0], error, batch)
-            positions = self._draw(error.shape[1])
-            patches.append(self.view.gather(x, positions))
-            rows.append(error if positions is None else error[:, positions])
-            if len(x) != batch and len(x) % batch == 0:  # frames of samples: all of a sample's stay together
-                patches[-1] = patches[-1].reshape(batch, -1, *patches[-1].shape[2:])
-                rows[-1] = rows[-1].reshape(batch, -1, rows[-1].shape[2])
+        neurons.register_hook(keep_error)
+
+    def _draw(self, samples: int, positions: int, device: torch.device) -> Tensor | None:
+        """Positions of each sample, shape (samples, some); None for all."""
+        frames = max(1, samples // max(1, self.batch))
+        some = max(1, self.rows // (self.samples * frames))
+        if some >= positions:
+            return None
+        return torch.rand(samples, positions, generator=self.generator).topk(some).indices.to(device)
+
+    def _catch_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], neurons: Tensor) -> None:
+        copies: dict[int, Tensor] = {}  # a tensor may be several arguments
+
+        def copied(value: Tensor) -> Tensor:
+            if id(value) not in copies:
+                copies[id(value)] = value.detach().clone()
+            return copies[id(value)]
+
+        caught = _Caught(Call(*tree_map_only(Tensor, copied, (args, kwargs))))
+        self.room -= neurons.nbytes + sum(value.nbytes for value in copies.values())
+        self.caught.append(caught)
+
+        def keep_error(error: Tensor) -> None:
+            moved = error.movedim(self.module.adapter.axis, -1).movedim(self.module.adapter.samples, 0)
+            caught.errors = moved.reshape(len(moved), -1, moved.shape[-1]).clone()
+
+        neurons.register_hook(keep_error)
+
+    def keep(self) -> None:
+        """Keep the calls that an error arrived at."""
+        caught = [(one.kept, one.errors) for one in self.caught if one.errors is not None]
+        self.caught, self.leaves = [], []
         # Positions of the same samples stand side by side; calls with other samples than the batch's follow each other.
-        same = len({len(part) for part in rows}) == 1
-        self.patches += [torch.cat(patches, 1)] if same and patches else patches
-        self.calls += [tuple(calls)] if same and calls else [(call,) for call in calls]
-        self.errors += [torch.cat(rows, 1)] if same else rows
+        same = len({len(errors) for _, errors in caught}) == 1
+        for some in [caught] if same else [[one] for one in caught]:
+            errors = torch.cat([error for _, error in some], 1)
+            if self.view is None:
+                self.calls.append(tuple(call for call, _ in some if isinstance(call, Call)))
+                self.of_calls.append(errors)
+                self.filled += errors[..., 0].numel()
+            else:
+                self._fill(torch.cat([patches for patches, _ in some if isinstance(patches, Tensor)], 1), errors)
 
-    def _sound(self, x: Tensor) -> bool:
-        # A mask of attention may hold minus infinity.
-        return not bool(x.isnan().any() if self.view is None else (~x.isfinite()).any())
+    def _fill(self, patches: Tensor, errors: Tensor) -> None:
+        if self.inputs is None or self.errors is None:
+            # All at once, where they will stay: memory is taken when it is written to.
+            capacity = max(1, self.rows // patches.shape[1])
+            self.inputs = patches.new_empty(capacity, *patches.shape[1:])
+            self.errors = errors.new_empty(capacity, *errors.shape[1:])
+        if patches.shape[1] != self.inputs.shape[1]:
+            raise UnsupportedModuleError(_other_positions(self.name))
+        end = min(self.filled + len(patches), len(self.inputs))
+        self.inputs[self.filled : end] = patches[: end - self.filled]
+        self.errors[self.filled : end] = errors[: end - self.filled]
+        self.filled = end
 
-    def _samples_first(self, x: Tensor, error: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """Inputs with the samples first, and errors (samples, positions, C)."""
-        assert self.view is not None
-        if self.view.dimensions:
-            if x.ndim == self.view.dimensions + 1:
-                x, error = x.unsqueeze(0), error.unsqueeze(0)
-            return x, error.flatten(2).transpose(1, 2)
-        if x.shape[0] != batch and x.ndim > 2 and x.shape[1] == batch:
-            x, error = x.transpose(0, 1), error.transpose(0, 1)
-        # Rows that belong to no sample in particular count as samples themselves.
-        first = batch if x.shape[0] % batch == 0 else x[..., 0].numel()
-        return x.reshape(first, -1, x.shape[-1]), error.reshape(first, -1, error.shape[-1])
-
-    def _draw(self, positions: int) -> Tensor | None:
-        assert self.view is not None
-        row = self.module.outgoing.element_size() * (self.view.groups * self.view.length + self.module.channels)
-        wanted = max(1, min(self.rows, self.budget // row) // self.samples)
-        return None if wanted >= positions else torch.randperm(positions, generator=self.generator)[:wanted]
-
-    def record(self) -> Record:
-        if not self.errors:
+    def part(self) -> Part:
+        """What was kept."""
+        if not self.called:
             raise UnsupportedModuleError(_no_part(self.name))
-        if len({part.shape[1:] for part in self.errors}) > 1:
-            raise UnsupportedModuleError(
-                f"The module {self.name!r} has another number of positions for other samples: leave it out by the "
-                "placement, or pass inputs of one size."
-            )
-        if self.view is None:
-            return Record(None, torch.cat(self.errors), tuple(self.calls))
-        return Record(torch.cat(self.patches), torch.cat(self.errors))
+        if not self.filled:
+            raise UnsupportedModuleError(_no_error(self.name))
+        if self.inputs is not None and self.errors is not None:
+            part = Part(self.inputs[: self.filled], self.errors[: self.filled])
+        else:
+            if len({errors.shape[1] for errors in self.of_calls}) > 1:
+                raise UnsupportedModuleError(_other_positions(self.name))
+            part = Part(None, torch.cat(self.of_calls), tuple(self.calls))
+        known = [part.errors] if part.inputs is None else [part.inputs, part.errors]
+        # A mask of attention may hold minus infinity.
+        given = [value for batch in part.calls for call in batch for value in _tensors((call.args, call.kwargs))]
+        if not all(map(_finite, known)) or any(bool(value.isnan().any()) for value in given):
+            raise TrainingError(f"An input or error of the module {self.name!r} is NaN or infinite.")
+        return part
+
+
+def called(network: nn.Module, inputs: Any) -> Any:
+    """What a network returns for inputs: a mapping is its keyword arguments, a tuple or list its positional ones."""
+    if isinstance(inputs, Mapping):
+        return network(**inputs)
+    return network(*inputs) if isinstance(inputs, tuple | list) else network(inputs)
+
+
+def _by_samples(view: Patches, x: Tensor, batch: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Inputs with the samples first, and what arranges the layer's outputs as (samples, positions, C)."""
+    if view.dimensions:
+        single = x.ndim == view.dimensions + 1
+
+        def space_last(y: Tensor) -> Tensor:
+            return (y.unsqueeze(0) if single else y).flatten(2).transpose(1, 2)
+
+        return x.unsqueeze(0) if single else x, space_last
+    turned = x.shape[0] != batch and x.ndim > 2 and x.shape[1] == batch
+    # Rows that belong to no sample in particular count as samples themselves.
+    first = batch if batch and x.shape[int(turned)] % batch == 0 else x[..., 0].numel()
+
+    def channels_last(y: Tensor) -> Tensor:
+        return (y.transpose(0, 1) if turned else y).reshape(first, -1, y.shape[-1])
+
+    return channels_last(x), channels_last
+
+
+def _length(targets: Any) -> int:
+    """The number of samples, which is that of their targets."""
+    tensors = [leaf for leaf in tree_flatten(targets)[0] if isinstance(leaf, Tensor) and leaf.ndim]
+    if not tensors:
+        raise InputError(f"A batch's targets hold no tensor with a row for each sample: {type(targets).__name__}.")
+    return len(tensors[0])
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    if isinstance(tree, Call):
-        tree = (tree.args, tree.kwargs)
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether all are. Unlike a mask of them, the extremes take no memory."""
+    return bool(torch.stack(values.aminmax()).isfinite().all())
+
+
+def _other_positions(name: str) -> str:
+    return (
+        f"The module {name!r} has another number of positions for other samples: leave it out by the placement, or "
+        "pass inputs of one size."
+    )
 
 
 def _no_error(name: str) -> str:
@@ -181,95 +492,3 @@ def _no_part(name: str) -> str:
         f"The module {name!r} took no part in the forward pass: leave it out by the placement, "
         "dendrites have nothing to learn there."
     )
-
-
-def record(
-    network: nn.Module,
-    loss: Loss,
-    inputs: Tensor,
-    targets: Tensor,
-    batch_size: int = 512,
-    *,
-    budget: int = BUDGET,
-    rows: int = ROWS,
-    generator: torch.Generator | None = None,
-) -> dict[str, Record]:
-    """Pass data through a frozen network once and keep x and E of every dendritic module.
-
-    The network is put into evaluation mode for the pass, and back. Its parameters take no gradient.
-
-    Args:
-        network: A network with dendritic modules.
-        loss: One loss per sample.
-        inputs: Shape (N, ...).
-        targets: Shape (N, ...).
-        batch_size: How many samples pass at once. It does not change the records beyond rounding.
-        budget: Bytes that all records may take together; samples and positions are drawn until they fit.
-        rows: Samples x positions to keep of each layer at most.
-        generator: Draws samples and positions.
-
-    Returns:
-        A record for each dendritic module, by its name.
-
-    Raises:
-        UnsupportedModuleError: A module takes no part in a pass, has other neurons than its adapter says, or the loss
-            does not depend on it.
-        TrainingError: An input or error is NaN or infinite.
-    """
-    generator = generator or torch.Generator().manual_seed(0)
-    if len(inputs) > rows:
-        drawn = torch.randperm(len(inputs), generator=generator)[:rows]
-        inputs, targets = inputs[drawn], targets[drawn]
-    modules = dendritic_modules(network)
-    share = budget // max(1, len(modules))
-
-    def passed(x: Tensor, y: Tensor) -> list[_Probe]:
-        probes = [_Probe(name, module, share, len(inputs), rows, generator) for name, module in modules.items()]
-        _pass(network, loss, x, y, batch_size, probes)
-        return probes
-
-    first = passed(inputs[:batch_size], targets[:batch_size])
-    if len(inputs) > batch_size and any(probe.size() * len(inputs) > share * batch_size for probe in first):
-        # Not all samples will fit: those that do must be any, not the first ones of data that may be in some order.
-        drawn = torch.randperm(len(inputs), generator=generator)
-        inputs, targets = inputs[drawn], targets[drawn]
-    probes = first if len(inputs) <= batch_size else passed(inputs, targets)
-    return {probe.name: probe.record() for probe in probes}
-
-
-def _pass(
-    network: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, batch_size: int, probes: list[_Probe]
-) -> None:
-    modes = {part: part.training for part in network.modules()}
-    network.eval()
-    try:
-        with torch.enable_grad():
-            for x, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
-                if all(probe.size() >= probe.budget for probe in probes):
-                    break
-                _record_batch(network, loss, x, target, probes)
-    finally:
-        for probe in probes:
-            probe.handle.remove()
-        for part, mode in modes.items():
-            part.training = mode
-
-
-def _record_batch(network: nn.Module, loss: Loss, x: Tensor, target: Tensor, probes: list[_Probe]) -> None:
-    for probe in probes:
-        probe.seen.clear()
-        probe.batch = len(x)
-    losses = loss(network(x), target)
-    seen = [(probe, zero) for probe in probes for _, zero, _ in probe.seen]
-    if not seen:
-        return
-    if not losses.requires_grad:
-        raise UnsupportedModuleError(_no_error(probes[0].name))
-    # The sum of the samples' own losses: in evaluation mode samples do not mix, so the gradient at a sample's
-    # neurons is that of its own loss.
-    errors = iter(torch.autograd.grad(losses.sum(), [zero for _, zero in seen], allow_unused=True))
-    for probe in probes:
-        found = [next(errors) for _ in probe.seen]
-        if found and all(error is None for error in found):
-            raise UnsupportedModuleError(_no_error(probe.name))
-        probe.keep(found)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pbp_search.dendrites import fold
 from pbp_search.errors import ExportError, InputError, said
 from pbp_search.training import Checkpoint, Task, evaluate
+from pbp_search.training.data import in_memory
 
 MODEL = "model.onnx"
 CARD = "model.json"
@@ -73,8 +74,9 @@ def export_onnx(
     network = checkpoint.network(task).eval()
     with _beside(folder) as beside:
         file = beside / MODEL
-        _write(fold(network), data.validation.inputs, file)
-        difference = _difference(network, file, data.validation.inputs)
+        validation, test = in_memory(data.validation), in_memory(data.test)
+        _write(fold(network), validation.inputs, file)
+        difference = _difference(network, file, validation.inputs)
         milestone = checkpoint.milestone
         card = {
             "about": about or {},
@@ -86,10 +88,10 @@ def export_onnx(
             "weight_bytes": milestone.weight_bytes,
             "file_bytes": file.stat().st_size,
             "validation_score": evaluate(network, task, data.validation),
-            "test_score": float(task.score(run_onnx(file, data.test.inputs), data.test.targets)),
+            "test_score": float(task.score(run_onnx(file, test.inputs), test.targets)),
             "largest_difference": difference,
-            "input": {"name": "inputs", **_described(data.test.inputs)},
-            "output": {"name": "outputs", **_described(run_onnx(file, data.test.inputs[:1]))},
+            "input": {"name": "inputs", **_described(test.inputs)},
+            "output": {"name": "outputs", **_described(run_onnx(file, test.inputs[:1]))},
         }
         (beside / CARD).write_text(json.dumps(card, indent=2) + "\n")
     return Exported(folder / MODEL, card)

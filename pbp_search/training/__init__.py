@@ -1,11 +1,12 @@
 """Training: tasks, the two phases, the cycle and its milestones."""
 
 from pbp_search.training.config import CycleSchedule, Fixed, Plateau, TrialConfig
+from pbp_search.training.data import Data, Source, Split
 from pbp_search.training.milestone import Checkpoint, EpochRecord, GrowthRecord, Milestone, build_network
 from pbp_search.training.neuron_phase import evaluate, train_neurons
 from pbp_search.training.rung import run_chain, run_rung
 from pbp_search.training.stopping import Stopper, better
-from pbp_search.training.task import ClassificationTask, Data, Direction, Split, Task, check_task
+from pbp_search.training.task import ClassificationTask, Direction, Task, check_task
 
 __all__ = [
     "Checkpoint",
@@ -18,6 +19,7 @@ __all__ = [
     "GrowthRecord",
     "Milestone",
     "Plateau",
+    "Source",
     "Split",
     "Stopper",
     "Task",

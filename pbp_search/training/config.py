@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pbp_search.dendrites import DendriteSpec
+from pbp_search.dendrites.record import BUDGET
 from pbp_search.settings import Settings
 
 
@@ -66,6 +67,9 @@ class TrialConfig(Settings):
         batch_size: Samples a step in the neuron phase.
         weight_decay: Adam's in the neuron phase, decoupled; W takes none.
         gradient_clip: The largest norm of the gradient of a step; None for any.
+        mixed_precision: Compute the neuron phase's forward passes in bfloat16 where torch's autocast does; weights,
+            errors, dendrite phases and scores stay in the network's own precision.
+        record_budget: Bytes that a dendrite phase may take, for records and the work on them.
         seed: Keys every random stream.
     """
 
@@ -77,4 +81,6 @@ class TrialConfig(Settings):
     batch_size: int = Field(64, ge=1)
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float | None = Field(None, gt=0)
+    mixed_precision: bool = False
+    record_budget: int = Field(BUDGET, ge=2**20)
     seed: int = Field(0, ge=0)

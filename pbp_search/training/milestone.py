@@ -184,5 +184,5 @@ def build_network(task: Task, config: TrialConfig, dendrites: int) -> nn.Module:
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of a network's state."""
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+    """A copy of a network's state, in the CPU's memory."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}

@@ -1,28 +1,28 @@
 """The neuron phase: ordinary training of the base network and W, with all dendrites frozen."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pbp_search.dendrites import Adam, dendritic_modules
+from pbp_search.dendrites.record import called
 from pbp_search.errors import TrainingError
 from pbp_search.training.config import TrialConfig
+from pbp_search.training.data import Batch, Data, Source, evaluation_batches, joined, moved, training_batches
 from pbp_search.training.milestone import weights_of
 from pbp_search.training.stopping import Stopper, better
 from pbp_search.training.streams import global_stream
-from pbp_search.training.task import Data, Split, Task
-
-_EVALUATION_BATCH = 4096
-_GATHERED_BYTES = 2**24
+from pbp_search.training.task import Task
 
 
 def train_neurons(
     network: nn.Module,
     task: Task,
-    data: Data,
+    data: Data[Any],
     config: TrialConfig,
     generation: int,
     attempt: int,
@@ -52,7 +52,7 @@ def train_neurons(
     epoch, over = 0, False
     while not over:
         with global_stream(config.seed, "neuron", generation, attempt, epoch):
-            loss = _train_epoch(network, task, data.train, config.batch_size, optimiser, config.gradient_clip)
+            loss = _train_epoch(network, task, data.train, config, optimiser)
         score = evaluate(network, task, data.validation)
         on_epoch(epoch, {"train_loss": loss, "validation_score": score})
         if best is None or better(score, best[0], task.direction):
@@ -84,62 +84,58 @@ def _optimiser(
 
 
 def _train_epoch(
-    network: nn.Module,
-    task: Task,
-    split: Split,
-    batch_size: int,
-    optimiser: Adam | torch.optim.Optimizer,
-    gradient_clip: float | None = None,
+    network: nn.Module, task: Task, source: Source, config: TrialConfig, optimiser: Adam | torch.optim.Optimizer
 ) -> float:
     """One pass over the data in a new order. Returns the mean loss."""
     network.train()
+    device = _device(network)
     means, sizes = [], []
-    for inputs, targets in _gathered(split, batch_size):
-        loss = task.loss(network(inputs), targets).mean()
+    for batch in training_batches(source, config.batch_size):
+        losses = _losses(network, task, moved(batch, device), config.mixed_precision)
+        loss = losses.mean()
         optimiser.zero_grad()
         loss.backward()
-        if gradient_clip is not None:
+        if config.gradient_clip is not None:
             trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-            nn.utils.clip_grad_norm_(trained, gradient_clip)
+            nn.utils.clip_grad_norm_(trained, config.gradient_clip)
         optimiser.step()
         means.append(loss.detach())
-        sizes.append(len(inputs))
-    mean = float(torch.stack(means).double() @ torch.tensor(sizes, dtype=torch.float64)) / len(split.inputs)
+        sizes.append(len(losses))
+    mean = float(torch.stack(means).double().cpu() @ torch.tensor(sizes, dtype=torch.float64)) / sum(sizes)
     if not math.isfinite(mean):
         raise TrainingError(f"The training loss became {mean}: try a smaller learning rate.")
     return mean
 
 
-def _gathered(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of an epoch. Many are gathered at once: a slice of that costs less than an index of its own."""
-    batches = _batches(len(split.inputs), batch_size)
-    together = max(1, _GATHERED_BYTES // max(1, batch_size * split.inputs[:1].nbytes))
-    for start in range(0, len(batches), together):
-        some = batches[start : start + together]
-        sizes = [len(batch) for batch in some]
-        rows = torch.cat(some)
-        yield from zip(split.inputs[rows].split(sizes), split.targets[rows].split(sizes), strict=True)
+def _losses(network: nn.Module, task: Task, batch: Batch, mixed_precision: bool) -> Tensor:
+    inputs, targets = batch
+    if not mixed_precision:
+        return task.loss(called(network, inputs), targets)
+    with torch.autocast(_device(network).type, torch.bfloat16):
+        return task.loss(called(network, inputs), targets)
 
 
-def _batches(samples: int, batch_size: int) -> list[Tensor]:
-    """All samples in a new order. A single left-over sample joins the batch before: it has no batch statistics."""
-    batches = list(torch.randperm(samples).split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) < min(2, batch_size):
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, task: Task, split: Split) -> float:
-    """The task's score of a network on a part of the data. Random numbers drawn meanwhile are always the same.
+def evaluate(network: nn.Module, task: Task, source: Source) -> float:
+    """The task's score of a network on a part of the data, in full precision, as the network ships.
+
+    Random numbers drawn meanwhile are always the same.
 
     Raises:
         TrainingError: The score is NaN or infinite.
     """
     network.eval()
+    outputs, targets = [], []
     with global_stream(0, "evaluate"):
-        outputs = torch.cat([network(inputs) for inputs in split.inputs.split(_EVALUATION_BATCH)])
-        score = float(task.score(outputs, split.targets))
+        for batch in evaluation_batches(source):
+            x, y = moved(batch, _device(network))
+            outputs.append(called(network, x))
+            targets.append(y)
+        score = float(task.score(joined(outputs), joined(targets)))
     if not math.isfinite(score):
         raise TrainingError(f"The score ({task.metric}) became {score}.")
     return score

@@ -11,12 +11,16 @@ computed from that milestone and the configuration alone.
 
 import time
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import nn
 
 from pbp_search.dendrites import Dendrite, Growth, dendritic_modules, grow, parameter_count, record, weight_bytes
 from pbp_search.errors import SettingsError
 from pbp_search.training.config import TrialConfig
+from pbp_search.training.data import Data, on_device, recording_batches
+from pbp_search.training.device import device_of
 from pbp_search.training.milestone import (
     Checkpoint,
     EpochRecord,
@@ -29,13 +33,18 @@ from pbp_search.training.milestone import (
 from pbp_search.training.neuron_phase import evaluate, train_neurons
 from pbp_search.training.stopping import Stopper, better
 from pbp_search.training.streams import generator, global_stream
-from pbp_search.training.task import Data, Task
+from pbp_search.training.task import Task
 
 OnEpoch = Callable[[EpochRecord], None]
 
 
 def run_chain(
-    task: Task, config: TrialConfig, dendrites: int, data: Data | None = None, on_epoch: OnEpoch | None = None
+    task: Task,
+    config: TrialConfig,
+    dendrites: int,
+    data: Data[Any] | None = None,
+    on_epoch: OnEpoch | None = None,
+    device: str = "auto",
 ) -> list[Checkpoint]:
     """Train a network and grow generations on it, one milestone each, until one is thrown away.
 
@@ -45,15 +54,16 @@ def run_chain(
         dendrites: How many generations to grow at most.
         data: The task's data, if they are loaded already.
         on_epoch: Told every epoch.
+        device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device.
 
     Returns:
         The milestones, from 0 dendrites on. The last one has fewer dendrites than requested if its generation was
         thrown away.
     """
     data = data or task.data()
-    chain = [run_rung(task, config, None, data, on_epoch)]
+    chain = [run_rung(task, config, None, data, on_epoch, device)]
     while len(chain) <= dendrites and chain[-1].milestone.accepted:
-        chain.append(run_rung(task, config, chain[-1], data, on_epoch))
+        chain.append(run_rung(task, config, chain[-1], data, on_epoch, device))
     return chain
 
 
@@ -61,8 +71,9 @@ def run_rung(
     task: Task,
     config: TrialConfig,
     previous: Checkpoint | None = None,
-    data: Data | None = None,
+    data: Data[Any] | None = None,
     on_epoch: OnEpoch | None = None,
+    device: str = "auto",
 ) -> Checkpoint:
     """Train the network without dendrites, or grow one generation on a milestone.
 
@@ -72,6 +83,8 @@ def run_rung(
         previous: The milestone to continue; None starts the chain.
         data: The task's data, if they are loaded already.
         on_epoch: Told every epoch; what it raises ends the rung.
+        device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device. A milestone can
+            be continued on another one, but only the same kind gives the same bits.
 
     Returns:
         The next milestone. If every try of the generation was useless, it holds the previous network.
@@ -79,23 +92,31 @@ def run_rung(
     Raises:
         TrainingError: A loss, error or score became NaN or infinite.
         SettingsError: The previous milestone is of another configuration, or its generation was thrown away.
+        InputError: There is no such device.
     """
     if previous is not None and (previous.milestone.config != config or not previous.milestone.accepted):
         raise SettingsError(
             "A rung continues a milestone of the same configuration whose generation was accepted: "
             "this one is of another configuration, or the end of its chain."
         )
-    return _Rung(task, config, previous, data or task.data(), on_epoch).run()
+    return _Rung(task, config, previous, data or task.data(), on_epoch, device_of(device)).run()
 
 
 class _Rung:
     def __init__(
-        self, task: Task, config: TrialConfig, previous: Checkpoint | None, data: Data, on_epoch: OnEpoch | None
+        self,
+        task: Task,
+        config: TrialConfig,
+        previous: Checkpoint | None,
+        data: Data[Any],
+        on_epoch: OnEpoch | None,
+        device: torch.device,
     ) -> None:
         self.task = task
         self.config = config
         self.previous = previous
-        self.data = data
+        self.device = device
+        self.data = Data(*(on_device(part, device) for part in (data.train, data.validation, data.test)))
         self.on_epoch = on_epoch
         self.generation = 0 if previous is None else previous.milestone.dendrites + 1
         self.epochs = 0 if previous is None else previous.milestone.epochs
@@ -105,10 +126,10 @@ class _Rung:
 
     def run(self) -> Checkpoint:
         if self.previous is None:
-            network = build_network(self.task, self.config, 0)
+            network = build_network(self.task, self.config, 0).to(self.device)
             return self._milestone(network, self._train_neurons(network, attempt=0))
         for attempt in range(self.config.schedule.tries):
-            network = self.previous.network(self.task)
+            network = self.previous.network(self.task).to(self.device)
             if not self._grow(network, attempt):
                 continue
             score = self._train_neurons(network, attempt)
@@ -137,14 +158,17 @@ class _Rung:
         return True
 
     def _dendrite_phase(self, network: nn.Module, attempt: int) -> bool:
-        train, seed = self.data.train, self.config.seed
+        seed = self.config.seed
+        stream = generator(seed, "record", self.generation, attempt)
+        if self.device.type == "mps":  # it has no double precision, which projections need
+            network.cpu()
         with global_stream(seed, "record", self.generation, attempt):
             records = record(
                 network,
                 self.task.loss,
-                train.inputs,
-                train.targets,
-                generator=generator(seed, "record", self.generation, attempt),
+                *recording_batches(self.data.train, self.config.batch_size, stream),
+                budget=self.config.record_budget,
+                generator=stream,
             )
         grown: dict[str, tuple[list[Dendrite], Growth]] = {}
         for name, module in dendritic_modules(network).items():
@@ -158,6 +182,7 @@ class _Rung:
         # All modules are recorded and trained on the same frozen network before any is changed.
         for name, module in dendritic_modules(network).items():
             module.accept(grown[name][0])
+        network.to(self.device)
         self._report_growth(attempt, {name: growth for name, (_, growth) in grown.items()})
         return any(growth.above_floor for growth in self.growth if growth.attempt == attempt)
 

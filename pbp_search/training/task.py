@@ -1,40 +1,23 @@
 """A task: the user's data, network, loss and score. One class is all it takes to bring a problem of one's own."""
 
+import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+from torch.utils.data import Dataset
 
 from pbp_search.dendrites import Adapters, attach, record
+from pbp_search.dendrites.record import called
 from pbp_search.errors import PbpSearchError, TaskError, TrainingError, said
+from pbp_search.training.data import Batch, Data, Source, Split, evaluation_batches, first_batch, joined
 
 T = TypeVar("T")
 Direction = Literal["maximize", "minimize"]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Inputs, shape (N, ...), and targets, shape (N, ...), of one part of the data."""
-
-    inputs: Tensor
-    targets: Tensor
-
-
-@dataclass(frozen=True)
-class Data:
-    """The three parts of a task's data.
-
-    Training sees ``train``; stopping, choosing and searching see ``validation``; ``test`` is read when a network is
-    exported.
-    """
-
-    train: Split
-    validation: Split
-    test: Split
 
 
 @runtime_checkable
@@ -53,8 +36,8 @@ class Task(Protocol):
     direction: Direction
     widths: tuple[int, int]
 
-    def data(self) -> Data:
-        """The data, in memory."""
+    def data(self) -> Data[Any]:
+        """The data: tensors in memory, Datasets or DataLoaders."""
 
     def model(self, width: int) -> nn.Module:
         """A network of a base width, at a random start drawn from torch's global stream."""
@@ -88,7 +71,7 @@ def adapters_of(task: Task) -> Adapters:
     return adapters
 
 
-def check_task(task: Task) -> Data:
+def check_task(task: Task) -> Data[Any]:
     """Try every method of a task on a few samples before a study is made of it.
 
     Returns:
@@ -114,11 +97,12 @@ def check_task(task: Task) -> Data:
     if not isinstance(data, Data):
         raise TaskError(f"{label}: data() returned {type(data).__name__}: it must return pbp_search.Data.")
     for part in ("train", "validation", "test"):
-        _check_split(getattr(data, part), part, label)
+        _check_source(getattr(data, part), part, label)
     for part in ("validation", "test"):
         split = getattr(data, part)
-        _check_alike(data.train.inputs, split.inputs, f"{part} inputs", "training inputs", label)
-        _check_alike(data.train.targets, split.targets, f"{part} targets", "training targets", label)
+        if isinstance(data.train, Split) and isinstance(split, Split):
+            _check_alike(data.train.inputs, split.inputs, f"{part} inputs", "training inputs", label)
+            _check_alike(data.train.targets, split.targets, f"{part} targets", "training targets", label)
     _check_network(task, data, label)
     _check_score(task, data, label)
     return data
@@ -131,8 +115,22 @@ def _check_widths(task: Task, label: str) -> None:
         raise TaskError(f"{label} has the widths {widths!r}: they must be two whole numbers, 1 <= smallest <= largest.")
 
 
-def _check_split(split: object, part: str, label: str) -> None:
-    if not isinstance(split, Split) or not all(isinstance(x, Tensor) for x in (split.inputs, split.targets)):
+def _check_source(source: object, part: str, label: str) -> None:
+    if isinstance(source, Split):
+        _check_split(source, part, label)
+        return
+    if not isinstance(source, Dataset | Iterable) or isinstance(source, Iterator | Tensor):
+        raise TaskError(
+            f"{label}: the {part} data are {type(source).__name__}: they must be a pbp_search.Split of two tensors, a "
+            "Dataset, or an iterable of batches that can be passed again and again, such as a DataLoader."
+        )
+    batch = _attempt(f"{label}: the {part} data failed to give a batch", partial(first_batch, source, 2))
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise TaskError(f"{label}: a batch of the {part} data must be a pair of inputs and targets.")
+
+
+def _check_split(split: Split, part: str, label: str) -> None:
+    if not all(isinstance(x, Tensor) for x in (split.inputs, split.targets)):
         raise TaskError(f"{label}: the {part} data must be a pbp_search.Split of two tensors.")
     rows, targets = (len(x) if x.ndim else 0 for x in (split.inputs, split.targets))
     if rows != targets:
@@ -144,9 +142,15 @@ def _check_split(split: object, part: str, label: str) -> None:
         if values.layout != torch.strided or values.requires_grad:
             kind = "require a gradient: detach them" if values.requires_grad else "are sparse: make them dense"
             raise TaskError(f"{label}: the {part} {name} {kind}.")
-        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-            bad = int((~torch.isfinite(values)).sum())
-            raise TaskError(f"{label}: the {part} {name} hold {bad} values that are NaN or infinite: clean them first.")
+        if values.is_floating_point() and not bool(_usable(values, name).all()):
+            bad = int((~_usable(values, name)).sum())
+            what = "NaN or infinite" if name == "inputs" else "infinite"
+            raise TaskError(f"{label}: the {part} {name} hold {bad} values that are {what}: clean them first.")
+
+
+def _usable(values: Tensor, name: str) -> Tensor:
+    """A target that is NaN may be a missing label: the loss tells."""
+    return torch.isfinite(values) if name == "inputs" else ~torch.isinf(values)
 
 
 def _check_alike(train: Tensor, other: Tensor, what: str, of_training: str, label: str) -> None:
@@ -157,14 +161,16 @@ def _check_alike(train: Tensor, other: Tensor, what: str, of_training: str, labe
         )
 
 
-def _check_network(task: Task, data: Data, label: str) -> None:
-    few = Split(data.train.inputs[:2], data.train.targets[:2])
+def _check_network(task: Task, data: Data[Any], label: str) -> None:
+    few = first_batch(data.train, 2)
     smallest, largest = task.widths
     for width in sorted({smallest, round(math.sqrt(smallest * largest)), largest}):
         _check_width(task, few, width, label)
 
 
-def _check_width(task: Task, few: Split, width: int, label: str) -> None:
+def _check_width(task: Task, few: Batch, width: int, label: str) -> None:
+    inputs, targets = few
+    rows = len(tree_flatten(targets)[0][0])
     with torch.random.fork_rng(devices=[]):
         network = _attempt(f"{label}: model({width}) failed", partial(task.model, width))
         if not isinstance(network, nn.Module):
@@ -175,47 +181,47 @@ def _check_width(task: Task, few: Split, width: int, label: str) -> None:
             raise TaskError(f"{label}: model({width}) has no parameter to train: all are frozen, or there are none.")
         attach(network, adapters=adapters_of(task))
         network.eval()
-        outputs = _attempt(f"{label}: the forward pass of model({width}) failed", partial(network, few.inputs))
-    if not isinstance(outputs, Tensor) or not outputs.ndim or len(outputs) != len(few.inputs):
+        outputs = _attempt(f"{label}: the forward pass of model({width}) failed", partial(called, network, inputs))
+    if not isinstance(outputs, Tensor) or not outputs.ndim or len(outputs) != rows:
         raise TaskError(f"{label}: model({width}) must return one tensor with a row for each sample.")
-    losses = _attempt(f"{label}: loss failed", partial(task.loss, outputs, few.targets))
-    if not isinstance(losses, Tensor) or losses.shape != (len(few.inputs),):
+    losses = _attempt(f"{label}: loss failed", partial(task.loss, outputs, targets))
+    if not isinstance(losses, Tensor) or losses.shape != (rows,):
         shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise TaskError(
-            f"{label}: loss returned {shape} for 2 samples: it must return one loss per sample, shape (2,). "
+            f"{label}: loss returned {shape} for {rows} samples: it must return one loss per sample, shape ({rows},). "
             'With torch\'s losses, pass reduction="none".'
         )
     if not losses.requires_grad:
         raise TaskError(f"{label}: the loss does not depend on the network: it has no gradient.")
     try:
-        record(network, task.loss, few.inputs, few.targets)
+        record(network, task.loss, [few], held_out=[few])
     except TrainingError as error:
         raise TaskError(f"{label}: before any training, {error}") from error
 
 
-def _check_score(task: Task, data: Data, label: str) -> None:
+def _check_score(task: Task, data: Data[Any], label: str) -> None:
     """All losses and the validation score of the smallest network: what a few samples do not show."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = task.model(task.widths[0])
         network.train()
-        few = data.train.inputs[:64]
-        if len(few) > 1:
+        few = first_batch(data.train, 64)[0]
+        if not isinstance(few, Tensor) or len(few) > 1:
             _check_training_mode(network, few, label)
         network.eval()
-        for part, split in (("training", data.train), ("validation", data.validation)):
+        for part, source in (("training", data.train), ("validation", data.validation)):
             what = f"{label}: the {part} data failed in"
-            outputs = _attempt(f"{what} the forward pass", partial(_outputs, network, split))
-            _attempt(f"{what} the loss", partial(task.loss, outputs, split.targets))
-    score = _attempt(f"{label}: score failed", lambda: float(task.score(outputs, data.validation.targets)))
+            passed = partial(_passed, network, task, source, what)
+            outputs, targets = _attempt(what.removesuffix(" in"), passed)
+    score = _attempt(f"{label}: score failed", lambda: float(task.score(outputs, targets)))
     if not math.isfinite(score):
         raise TaskError(f"{label}: score returned {score} for the validation data: it must return a finite number.")
 
 
-def _check_training_mode(network: nn.Module, few: Tensor, label: str) -> None:
-    before, kept = few.clone(), network.state_dict()
+def _check_training_mode(network: nn.Module, few: Any, label: str) -> None:
+    before, kept = copy.deepcopy(few), network.state_dict()
     hidden = {name: value.clone() for name, value in network.named_buffers() if name not in kept}
-    _attempt(f"{label}: the forward pass in training mode failed", partial(network, few))
-    if not torch.equal(few, before):
+    _attempt(f"{label}: the forward pass in training mode failed", partial(called, network, few))
+    if not all(map(_same, tree_flatten(few)[0], tree_flatten(before)[0])):
         raise TaskError(f"{label}: the forward pass changes its inputs in place: work on a copy of them.")
     changed = [
         name for name, value in network.named_buffers() if name in hidden and not torch.equal(value, hidden[name])
@@ -227,8 +233,18 @@ def _check_training_mode(network: nn.Module, few: Tensor, label: str) -> None:
         )
 
 
-def _outputs(network: nn.Module, split: Split) -> Tensor:
-    return torch.cat([network(inputs) for inputs in split.inputs.split(1024)])
+def _same(one: Any, other: Any) -> bool:
+    return not isinstance(one, Tensor) or torch.equal(one, other)
+
+
+def _passed(network: nn.Module, task: Task, source: Source, what: str) -> tuple[Any, Any]:
+    """The outputs and targets of all samples, whose losses have been computed too."""
+    outputs, targets = [], []
+    for x, y in evaluation_batches(source):
+        outputs.append(_attempt(f"{what} the forward pass", partial(called, network, x)))
+        targets.append(y)
+        _attempt(f"{what} the loss", partial(task.loss, outputs[-1], y))
+    return joined(outputs), joined(targets)
 
 
 def _attempt(what: str, call: Callable[[], T]) -> T:

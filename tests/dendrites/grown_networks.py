@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pbp_search.dendrites import DendriteSpec, Dendritic, attach, dendritic_modules
+from pbp_search.dendrites import DendriteSpec, Dendritic, Record, attach, dendritic_modules, record
+from pbp_search.dendrites.record import Loss, Part
 
 NONLINEARITIES = ("tanh", "sigmoid", "relu", "gelu")
 
@@ -105,3 +106,23 @@ def all_modules(network: nn.Module) -> list[Dendritic]:
     modules = list(dendritic_modules(network).values())
     assert modules
     return modules
+
+
+def in_batches(inputs: Tensor, targets: Tensor, batch_size: int = 512) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
+
+
+def recorded(
+    network: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, batch_size: int = 512, **options: Any
+) -> dict[str, Part]:
+    """What is kept of all samples in their order, if nothing is held out."""
+    batches = in_batches(inputs, targets, batch_size)
+    kept = record(network, loss, batches, held_out=batches, rows=options.pop("rows", 10**6), **options)
+    return {name: one.training for name, one in kept.items()}
+
+
+def parted(inputs: Tensor, errors: Tensor, seed: int = 0) -> Record:
+    """A record of which a quarter of the samples is held out."""
+    order = torch.randperm(len(errors), generator=torch.Generator().manual_seed(seed))
+    count = max(1, round(len(errors) / 4))
+    return Record(*(Part(inputs[rows], errors[rows]) for rows in (order[count:], order[:count])))

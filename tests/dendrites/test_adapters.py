@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pbp_search.dendrites import Adapter, Adapters, DendriteSpec, Dendritic, attach, fold, grow, record
 from pbp_search.dendrites.adapters import SequenceAdapter, block_adapter, is_layer, layer_adapter
-from tests.dendrites.grown_networks import add_generations, assert_same_bits
+from tests.dendrites.grown_networks import add_generations, assert_same_bits, in_batches
 
 # torch says that projections of an LSTM are slow.
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
@@ -287,7 +287,7 @@ def test_a_module_with_outputs_of_its_own_goes_the_whole_way(case: str, by: str)
     wrapped = attach(network, DendriteSpec(pool=2), adapters)
     assert list(wrapped) == ["encoder", "decoder"], "nothing inside of the decoder"
     assert str(wrapped).splitlines()[1] == "decoder  Decoder  dendrites on 5 neurons"
-    records = record(network, squared, x, torch.randn(40, 9, dtype=torch.float64), batch_size=16)
+    records = record(network, squared, in_batches(x, torch.randn(40, 9, dtype=torch.float64), 10))
     for name, module in wrapped.items():
         dendrites, growth = grow(module, records[name], lambda: lambda score: True, torch.Generator().manual_seed(0))
         assert 0 <= growth.score <= 1

@@ -21,7 +21,7 @@ from pbp_search.dendrites import (
     record,
     weight_bytes,
 )
-from tests.dendrites.grown_networks import all_modules, assert_same_bits, assert_same_state, state_of
+from tests.dendrites.grown_networks import all_modules, assert_same_bits, assert_same_state, in_batches, state_of
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def test_growing_changes_nothing_until_dendrites_are_accepted(layer: str, form: 
     state, stream = state_of(network), torch.get_rng_state()
     modes = [part.training for part in network.modules()]
     targets = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(1))
-    records = record(network, lambda y, target: (y - target).square().sum(1), x, targets, batch_size=10)
+    records = record(network, lambda y, target: (y - target).square().sum(1), in_batches(x, targets, 6))
     grown = {}
     for name, module in dendritic_modules(network).items():
         # Of the training, of that on shuffled errors, and with few records of that of linear candidates.
@@ -328,7 +328,7 @@ def test_a_block_that_begins_with_words_grows_too() -> None:
     network = nn.Sequential(nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 4)), nn.Tanh())
     (module,) = attach(network, DendriteSpec(placement=("0",))).values()
     words = torch.arange(20) % 5
-    kept = record(network, lambda y, target: (y - target).square().sum(1), words, torch.randn(20, 4))
+    kept = record(network, lambda y, target: (y - target).square().sum(1), in_batches(words, torch.randn(20, 4), 5))
     dendrites, growth = grow(module, kept["0"], lambda: lambda score: True, torch.Generator().manual_seed(0))
     assert 0 < growth.score < 1
     module.accept(dendrites)

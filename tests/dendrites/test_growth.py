@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -6,8 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from pbp_search.dendrites import Dendrite, Dendritic, Growth, Record, attach, correlation, grow, record
+from pbp_search.dendrites.record import Part
 from pbp_search.errors import TrainingError
-from tests.dendrites.grown_networks import NONLINEARITIES, assert_same_bits, assert_same_state, dendritic, state_of
+from tests.dendrites.grown_networks import (
+    NONLINEARITIES,
+    assert_same_bits,
+    assert_same_state,
+    dendritic,
+    in_batches,
+    parted,
+    state_of,
+)
 
 
 def grown(score: float, noise: float = 0.01, floor: float = 0.5) -> Growth:
@@ -63,7 +73,9 @@ def train(
     return dendrite, growth
 
 
-def noise(samples: int, positions: tuple[int, ...], inputs: int, channels: int, seed: int) -> Record:
+def noise(
+    samples: int, positions: tuple[int, ...], inputs: int, channels: int, seed: int, scale: float = 1.0
+) -> Record:
     """Errors that have nothing to do with the inputs. The positions of a sample are nearly alike, as in images."""
     generator = torch.Generator().manual_seed(seed)
     ones = (1,) * len(positions)
@@ -72,7 +84,7 @@ def noise(samples: int, positions: tuple[int, ...], inputs: int, channels: int, 
         common = torch.randn(samples, *ones, width, generator=generator)
         return common + 0.1 * torch.randn(samples, *positions, width, generator=generator)
 
-    return Record(alike(inputs), alike(channels))
+    return parted(scale * alike(inputs), alike(channels))
 
 
 def signal(samples: int = 400, positions: tuple[int, ...] = (), seed: int = 0) -> Record:
@@ -80,7 +92,7 @@ def signal(samples: int = 400, positions: tuple[int, ...] = (), seed: int = 0) -
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(samples, *positions, 3, generator=generator)
     curved = torch.stack([(2 * inputs[..., 0]).cos(), (inputs[..., 1] + inputs[..., 2]).abs()], -1)
-    return Record(inputs, curved + 0.3 * torch.randn(curved.shape, generator=generator))
+    return parted(inputs, curved + 0.3 * torch.randn(curved.shape, generator=generator))
 
 
 def assert_same_generation(left: Dendrite, right: Dendrite) -> None:
@@ -113,7 +125,8 @@ def test_a_nonlinear_residual_of_a_trained_network_is_found() -> None:
     with torch.no_grad():
         module.module.get_parameter("weight").copy_(solution[:2].T)
         module.module.get_parameter("bias").copy_(solution[2])
-    kept = record(network, lambda outputs, targets: (outputs - targets).square().sum(1), x, target)["0"]
+    batches = in_batches(x, target, 100)
+    kept = record(network, lambda outputs, targets: (outputs - targets).square().sum(1), batches)["0"]
     _, growth = train(module, kept, epochs=60)
     assert growth.above_floor()
     assert growth.score > 0.5
@@ -135,14 +148,11 @@ def test_pure_noise_stays_at_its_floor(positions: tuple[int, ...]) -> None:
 def test_scores_are_those_of_samples_not_trained_on() -> None:
     # Few samples and many inputs: candidates can learn the noise of their own samples by heart.
     for seed in (1, 2):
-        kept = noise(80, (), 20, 4, seed)
-        assert kept.inputs is not None
-        inputs = 3 * kept.inputs
-        kept = Record(inputs, kept.errors)
+        kept = noise(80, (), 20, 4, seed, scale=3.0)
         module = dendritic(20, 4, 0)
         _, growth = train(module, kept, epochs=100)
         assert not growth.above_floor()
-        in_both_parts = Record(inputs.repeat(8, 1), kept.errors.repeat(8, 1))
+        in_both_parts = Record(kept.training, kept.training)
         assert train(module, in_both_parts, epochs=100)[1].score > growth.score + 0.05
 
 
@@ -196,15 +206,17 @@ def test_the_same_stream_gives_the_same_generation_and_another_stream_another(ge
 
 def test_growing_changes_neither_module_nor_record_nor_torchs_global_stream() -> None:
     module, kept = dendritic(3, 2, 2).train(), signal(80)
-    assert kept.inputs is not None
-    before, inputs, errors, stream = state_of(module), kept.inputs.clone(), kept.errors.clone(), torch.get_rng_state()
+    before, kept_before, stream = state_of(module), copy.deepcopy(kept), torch.get_rng_state()
     train(module, kept)
     assert_same_state(before, module)
     assert all(parameter.grad is None for parameter in module.parameters())
     assert module.training
     assert len(module.dendrites) == 2
-    assert_same_bits(kept.inputs, inputs)
-    assert_same_bits(kept.errors, errors)
+    for part, as_it_was in ((kept.training, kept_before.training), (kept.held_out, kept_before.held_out)):
+        assert part.inputs is not None
+        assert as_it_was.inputs is not None
+        assert_same_bits(part.inputs, as_it_was.inputs)
+        assert_same_bits(part.errors, as_it_was.errors)
     assert torch.equal(torch.get_rng_state(), stream)
 
 
@@ -212,15 +224,16 @@ def test_growing_changes_neither_module_nor_record_nor_torchs_global_stream() ->
 def test_the_generation_does_not_depend_on_the_scale_of_the_errors(power: int) -> None:
     module, kept = dendritic(3, 2, 1), signal(80)
     generation, growth = train(module, kept)
-    scaled, scaled_growth = train(module, Record(kept.inputs, kept.errors * 2.0**power))  # exact in binary
+    # Exact in binary.
+    parts = (Part(part.inputs, part.errors * 2.0**power) for part in (kept.training, kept.held_out))
+    scaled, scaled_growth = train(module, Record(*parts))
     assert_same_generation(generation, scaled)
     assert growth == scaled_growth
 
 
 def test_errors_that_the_neuron_explains_already_teach_nothing() -> None:
-    inputs = signal(200).inputs
-    assert inputs is not None
-    candidate, growth = train(dendritic(3, 2, 0), Record(inputs, inputs @ torch.randn(3, 2) + 1))
+    inputs = torch.randn(200, 3)
+    candidate, growth = train(dendritic(3, 2, 0), parted(inputs, inputs @ torch.randn(3, 2) + 1))
     assert growth.score == 0
     assert not growth.above_floor()
     assert all(bool(torch.isfinite(value).all()) for value in candidate.state_dict().values())
@@ -239,7 +252,7 @@ def test_very_few_samples_teach_nothing_but_do_not_fail(samples: int) -> None:
     generation, growth = train(dendritic(3, 2, 1), kept)
     assert not growth.above_floor()
     assert 0 <= growth.score <= 1
-    assert torch.isfinite(correlation(generation([torch.zeros(samples, 2)], kept.inputs), kept.errors)).all()
+    assert torch.isfinite(correlation(generation([torch.zeros(1, 2)], kept.held_out.inputs), kept.held_out.errors)).all()
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)

@@ -16,6 +16,7 @@ from pbp_search.dendrites import (
     record,
 )
 from pbp_search.training import Fixed, Stopper
+from tests.dendrites.grown_networks import in_batches, parted, recorded
 
 
 def squared_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -37,20 +38,8 @@ def test_an_error_that_is_linear_in_the_inputs_does_not_pass_with_few_records(sh
         linear = x @ torch.randn(300, 4, generator=generator) / 300**0.5
         noise = torch.randn(800, 4, generator=generator)
         module = Dendritic(nn.Linear(300, 4), DendriteSpec())
-        _, growth = train(module, Record(x, share**0.5 * linear + (1 - share) ** 0.5 * noise))
+        _, growth = train(module, parted(x, share**0.5 * linear + (1 - share) ** 0.5 * noise))
         assert not growth.above_floor(), growth
-
-
-def test_a_tight_budget_keeps_samples_of_everywhere() -> None:
-    torch.manual_seed(0)
-    labels = torch.arange(4).repeat_interleave(500)  # data in the order of their classes
-    inputs = nn.functional.one_hot(labels, 4).float()
-    network = nn.Sequential(nn.Linear(4, 3))
-    attach(network)
-    kept = record(network, squared_loss, inputs, torch.randn(2000, 3), batch_size=50, budget=8_000)["0"]
-    assert kept.inputs is not None
-    assert len(kept.inputs) < 500
-    assert set(kept.inputs[:, 0, 0].argmax(1).tolist()) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("pool", [1, 4])
@@ -67,14 +56,14 @@ def test_the_score_of_a_whole_copy_is_that_of_the_dendrite_that_ships(pool: int)
 
     network, inputs = Last(), torch.randn(200, 5, 3)
     module = attach(network, DendriteSpec(pool=pool))["steps"]
-    kept = record(network, squared_loss, inputs, inputs.square().mean(1) @ torch.randn(3, 4), batch_size=64)["steps"]
+    batches = in_batches(inputs, inputs.square().mean(1) @ torch.randn(3, 4), 50)
+    kept = record(network, squared_loss, batches)["steps"]
     (dendrite,), growth = train(module, kept, epochs=8)
-    # The held-out samples are the first quarter of the generator's first permutation.
-    held_out = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:50]
+    held_out = slice(50, 100)  # the second batch of four
     with torch.no_grad():
         outputs = dendrite.eval()([], inputs)[held_out].flatten(0, 1)
         neurons = network.steps(inputs)[0][held_out].flatten(0, 1)
-    errors = kept.errors[held_out].flatten(0, 1)
+    errors = kept.held_out.errors.flatten(0, 1)
     left = []
     for channel in range(4):  # what the neuron's own output says is taken out
         known = torch.stack([torch.ones(len(neurons)), neurons[:, channel]], 1).double()
@@ -92,7 +81,7 @@ def test_without_a_bias_inputs_with_an_offset_do_not_kill_candidates(offset: flo
     x = torch.randn(600, 3) + offset
     centred = x - offset
     module = Dendritic(nn.Linear(3, 1, bias=False), DendriteSpec())
-    (dendrite,), growth = train(module, Record(x, centred[:, :1] * centred[:, 1:2]), epochs=5)
+    (dendrite,), growth = train(module, parted(x, centred[:, :1] * centred[:, 1:2]), epochs=5)
     with torch.no_grad():
         activations = dendrite([], x)
     assert float((activations.abs() > 0.9999).float().mean()) < 0.5
@@ -110,7 +99,7 @@ def test_frames_of_one_sample_are_not_held_out_apart() -> None:
 
     network, inputs = Frames(), torch.randn(20, 4, 1, 6)
     attach(network)
-    kept = record(network, squared_loss, inputs, torch.randn(20, 2))["look"]
+    kept = recorded(network, squared_loss, inputs, torch.randn(20, 2))["look"]
     assert kept.errors.shape == (20, 4 * 4, 2)
     assert kept.inputs is not None
     torch.testing.assert_close(kept.inputs[3, 4, 0], inputs[3, 1, 0, :3])

@@ -22,7 +22,7 @@ from pbp_search.dendrites import (
     parameter_count,
     record,
 )
-from tests.dendrites.grown_networks import add_generations, all_modules, assert_same_bits
+from tests.dendrites.grown_networks import add_generations, all_modules, assert_same_bits, in_batches
 from tests.dendrites.hard_networks import HARD, Hard, trained
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ class Grown:
         self.plain, self.inputs, self.targets = trained(name)
         self.network = copy.deepcopy(self.plain)
         self.placement: Placement = attach(self.network, DendriteSpec(pool=2), self.hard.adapters)
-        self.records = record(self.network, self.hard.loss, self.inputs, self.targets, batch_size=128)
+        self.records = record(self.network, self.hard.loss, in_batches(self.inputs, self.targets, 128))
         self.generations: dict[str, list[Dendrite]] = {}
         self.growths: dict[str, Growth] = {}
         for name_, module in self.placement.items():
@@ -103,8 +103,9 @@ def test_dendrites_are_attached_to_every_layer_with_neurons(case: Grown) -> None
 def test_every_module_has_a_record_of_its_own_errors(case: Grown) -> None:
     assert list(case.records) == list(case.placement)
     for name, kept in case.records.items():
-        assert kept.errors.shape[2] == case.placement[name].channels
-        assert bool(kept.errors.any(1).any(0).all()), name
+        for part in (kept.training, kept.held_out):
+            assert part.errors.shape[2] == case.placement[name].channels
+            assert bool(part.errors.any(1).any(0).all()), name
 
 
 def test_a_residual_is_found(case: Grown) -> None:

@@ -131,10 +131,11 @@ def test_an_output_is_the_product_of_a_weight_and_a_patch(case: str) -> None:
 def test_patches_at_drawn_positions_are_those_of_all(case: str) -> None:
     _, view, x = built(case)
     every = view.gather(x)
-    # In any order, one of them twice.
-    positions = torch.randperm(every.shape[1])[: every.shape[1] // 2 + 1]
-    positions = torch.cat([positions, positions[:1]])
-    assert_same_bits(view.gather(x, positions), every[:, positions])
+    # In any order, one of them twice, others for each sample.
+    positions = torch.rand(every.shape[:2]).argsort(1)[:, : every.shape[1] // 2 + 1]
+    positions = torch.cat([positions, positions[:, :1]], 1)
+    expected = torch.stack([sample[some] for sample, some in zip(every, positions, strict=True)])
+    assert_same_bits(view.gather(x, positions), expected)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from pbp_search.dendrites import DendriteSpec, attach, grow, record
 from pbp_search.errors import UnsupportedModuleError
+from tests.dendrites.grown_networks import in_batches
 
 
 class Causal(nn.Conv1d):
@@ -32,7 +33,7 @@ def test_a_subclass_is_left_alone_with_the_reason() -> None:
 def test_a_subclass_that_is_named_grows_dendrites_that_compute_what_it_computes() -> None:
     net, inputs, targets = network(), torch.randn(40, 2, 8), torch.randn(40, 2)
     module = attach(net, DendriteSpec(placement=("0",)))["0"]
-    kept = record(net, lambda outputs, y: (outputs - y).square().sum(1), inputs, targets)["0"]
+    kept = record(net, lambda outputs, y: (outputs - y).square().sum(1), in_batches(inputs, targets, 5))["0"]
     generation, _ = grow(module, kept, lambda: lambda score: True, torch.Generator().manual_seed(0))
     module.accept(generation)
     (activation,) = module.activations(inputs)

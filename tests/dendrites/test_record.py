@@ -4,10 +4,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pbp_search.dendrites import DendriteSpec, attach, dendritic_modules, record
+from pbp_search.dendrites import DendriteSpec, attach, dendritic_modules
 from pbp_search.dendrites.pools import CallPart
 from pbp_search.errors import TrainingError, UnsupportedModuleError
-from tests.dendrites.grown_networks import add_generations, all_modules, assert_same_bits, assert_same_state, state_of
+from tests.dendrites.grown_networks import (
+    add_generations,
+    all_modules,
+    assert_same_bits,
+    assert_same_state,
+    recorded,
+    state_of,
+)
 
 CLASS_WEIGHTS = torch.tensor([0.5, 3.0, 0.0], dtype=torch.float64)
 
@@ -97,7 +104,7 @@ def sample_by_sample(network: nn.Module, inputs: Tensor, targets: Tensor) -> dic
 def test_errors_are_those_of_each_samples_own_loss(name: str, inplace: bool, batch_size: int) -> None:
     expected = sample_by_sample(*problem(name, inplace=False))
     network, inputs, targets = problem(name, inplace)
-    records = record(network, weighted_loss, inputs, targets, batch_size)
+    records = recorded(network, weighted_loss, inputs, targets, batch_size)
     assert list(records) == list(expected)
     for module, (x, errors) in expected.items():
         kept = records[module]
@@ -119,7 +126,7 @@ def test_recording_changes_nothing(name: str, frozen: bool) -> None:
     modes = {part_name: part.training for part_name, part in network.named_modules()}
     before, stream = state_of(network), torch.get_rng_state()
     with torch.no_grad():
-        records = record(network, weighted_loss, inputs, targets)
+        records = recorded(network, weighted_loss, inputs, targets)
     assert_same_state(before, network)
     assert {part_name: part.training for part_name, part in network.named_modules()} == modes
     assert any(modes.values())
@@ -165,7 +172,7 @@ def test_modules_used_in_other_ways_are_refused_by_name(case: str) -> None:
     network = Wiring(wire).train()
     attach(network)
     with pytest.raises(UnsupportedModuleError, match=sentence):
-        record(network, squared_loss, torch.ones(4, 2), torch.ones(4, 2))
+        recorded(network, squared_loss, torch.ones(4, 2), torch.ones(4, 2))
     assert all(part.training for part in network.modules())
     assert not any(module._forward_hooks for module in all_modules(network))
 
@@ -179,7 +186,7 @@ def test_an_input_that_is_overwritten_later_is_recorded_as_it_was() -> None:
 
     network, inputs = Wiring(wire), torch.randn(6, 2)
     attach(network)
-    kept = record(network, squared_loss, inputs, inputs)["first"].inputs
+    kept = recorded(network, squared_loss, inputs, inputs)["first"].inputs
     assert kept is not None
     assert_same_bits(kept.reshape(6, 2), 2 * inputs)
 
@@ -191,7 +198,7 @@ def test_an_error_that_is_not_finite_ends_the_recording(bad: float) -> None:
     targets = torch.zeros(5, 1)
     targets[3] = bad
     with pytest.raises(TrainingError, match=r"input or error of the module '0' is NaN or infinite"):
-        record(network, squared_loss, torch.ones(5, 2), targets)
+        recorded(network, squared_loss, torch.ones(5, 2), targets)
 
 
 class Steps(nn.Module):
@@ -214,7 +221,7 @@ def test_samples_on_the_second_axis_or_flattened_with_positions_are_found(turned
     torch.manual_seed(0)
     network, inputs, targets = Steps(turned), torch.randn(samples, 5, 4), torch.randn(samples, 3)
     attach(network)
-    kept = record(network, squared_loss, inputs, targets)["steps"]
+    kept = recorded(network, squared_loss, inputs, targets)["steps"]
     assert kept.inputs is not None
     assert_same_bits(kept.inputs, inputs.unsqueeze(2))
     errors = 2 * (network(inputs) - targets).detach()
@@ -237,7 +244,7 @@ def test_rows_that_belong_to_no_sample_are_samples_themselves() -> None:
     torch.manual_seed(0)
     network, inputs, targets = Query(), torch.randn(10, 4), torch.randn(10)
     attach(network)
-    kept = record(network, lambda outputs, y: (outputs - y).square(), inputs, targets, batch_size=5)["keys"]
+    kept = recorded(network, lambda outputs, y: (outputs - y).square(), inputs, targets, batch_size=5)["keys"]
     assert kept.inputs is not None
     assert_same_bits(kept.inputs.reshape(2, 3, 4)[1], network.queries.detach())
     residual = 2 * (network(inputs) - targets).detach()
@@ -248,7 +255,7 @@ def test_rows_that_belong_to_no_sample_are_samples_themselves() -> None:
 def test_a_module_that_is_called_twice_has_the_positions_of_both_calls() -> None:
     network, inputs = Wiring(lambda net, x: net.last(net.middle(net.middle(net.first(x))))), torch.randn(6, 2)
     attach(network)
-    kept = record(network, squared_loss, inputs, inputs)["middle"]
+    kept = recorded(network, squared_loss, inputs, inputs)["middle"]
     assert kept.inputs is not None
     first = network.first(inputs)
     torch.testing.assert_close(kept.inputs[:, :, 0], torch.stack([first, network.middle(first)], 1).detach())
@@ -276,7 +283,7 @@ def pyramid() -> tuple[nn.Module, Tensor, Tensor]:
 @pytest.mark.parametrize("batch_size", [3, 7])
 def test_a_block_that_is_called_at_several_sizes_has_the_positions_of_all_calls(batch_size: int) -> None:
     network, inputs, targets = pyramid()
-    kept = record(network, squared_loss, inputs, targets, batch_size)["block"]
+    kept = recorded(network, squared_loss, inputs, targets, batch_size)["block"]
     errors = 2 * (network(inputs) - targets).detach().transpose(1, 2)
     errors[:, 4:] *= 2  # of the second call, which the network doubles
     torch.testing.assert_close(kept.errors, errors)
@@ -288,14 +295,14 @@ def test_the_rows_of_a_blocks_calls_are_those_of_its_errors() -> None:
     module = all_modules(network)[0]
     add_generations(module, 1)
     wanted = torch.tensor([1, 4, 6])
-    kept = record(network, squared_loss, inputs, targets, batch_size=3)["block"]
-    part = CallPart(module, kept, wanted)
+    kept = recorded(network, squared_loss, inputs[wanted], targets[wanted], batch_size=2)["block"]
+    part = CallPart(module, kept)
     scales = [inputs[wanted], inputs[wanted][:, :, ::2]]
     outputs = torch.cat([module.module(x).transpose(1, 2) for x in scales], 1).flatten(0, 1)
     activations = torch.cat([module.activations(x)[0].transpose(1, 2) for x in scales], 1).flatten(0, 1)
     torch.testing.assert_close(part.inputs.squeeze(2), outputs.detach())
     torch.testing.assert_close(part.activations[0], activations.detach())
-    torch.testing.assert_close(part.errors, kept.errors[wanted].flatten(0, 1))
+    torch.testing.assert_close(part.errors, kept.errors.flatten(0, 1))
 
 
 class Memory(nn.Module):
@@ -317,7 +324,7 @@ class Memory(nn.Module):
 def test_calls_that_take_no_gradient_are_not_recorded(stored: int) -> None:
     network, inputs = Memory(stored, learn_from_stored=False), torch.randn(10, 2)
     attach(network)
-    kept = record(network, squared_loss, inputs, torch.zeros(10, 3), batch_size=5)["encoder"]
+    kept = recorded(network, squared_loss, inputs, torch.zeros(10, 3), batch_size=5)["encoder"]
     assert kept.inputs is not None
     assert_same_bits(kept.inputs.reshape(10, 2), inputs)
     torch.testing.assert_close(kept.errors[:, 0], 2 * network(inputs).detach())
@@ -326,7 +333,7 @@ def test_calls_that_take_no_gradient_are_not_recorded(stored: int) -> None:
 def test_calls_with_other_samples_than_the_batchs_follow_each_other() -> None:
     network, inputs = Memory(3, learn_from_stored=True), torch.randn(10, 2)
     attach(network)
-    kept = record(network, squared_loss, inputs, torch.zeros(10, 3), batch_size=5)["encoder"]
+    kept = recorded(network, squared_loss, inputs, torch.zeros(10, 3), batch_size=5)["encoder"]
     assert kept.inputs is not None
     stored = network.stored
     assert_same_bits(kept.inputs.reshape(16, 2), torch.cat([stored, inputs[:5], stored, inputs[5:]]))
@@ -347,7 +354,7 @@ def test_other_positions_for_other_samples_are_refused_by_name() -> None:
     network = Sized()
     attach(network)
     with pytest.raises(UnsupportedModuleError, match=r"'steps' has another number of positions for other samples"):
-        record(network, squared_loss, torch.randn(4, 2, 5), torch.zeros(4, 3))
+        recorded(network, squared_loss, torch.randn(4, 2, 5), torch.zeros(4, 3))
 
 
 class Experts(nn.Module):
@@ -372,7 +379,7 @@ def test_an_expert_has_the_samples_that_were_sent_to_it(call_without_samples: bo
     network, inputs = Experts(call_without_samples), torch.randn(12, 2)
     inputs[:4, 0] = inputs[:4, 0].abs() + 0.1  # no sample of the first batch goes to the second expert
     attach(network)
-    records = record(network, squared_loss, inputs, torch.zeros(12, 3), batch_size=4)
+    records = recorded(network, squared_loss, inputs, torch.zeros(12, 3), batch_size=4)
     errors = 2 * network(inputs).detach()
     for kept, sent in zip(records.values(), (inputs[:, 0] > 0, inputs[:, 0] <= 0), strict=True):
         assert kept.inputs is not None

@@ -19,7 +19,7 @@ from pbp_search.training import (
     run_chain,
     train_neurons,
 )
-from pbp_search.training.neuron_phase import _batches
+from pbp_search.training.data import _orders
 from tests.training.tiny_tasks import Bowl, BowlWithDropout, NegatedBowl, Rings, assert_same_checkpoint, config
 
 TASKS = [Rings(), Bowl(), NegatedBowl(), BowlWithDropout()]
@@ -148,7 +148,7 @@ def test_a_score_that_is_not_finite_ends_the_evaluation(score: float) -> None:
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
 @pytest.mark.parametrize("samples", [2, 3, 4, 63, 64, 65, 66, 129])
 def test_batches_hold_every_sample_once_and_none_is_empty_or_alone(samples: int, batch_size: int) -> None:
-    batches = _batches(samples, batch_size)
+    batches = _orders(samples, batch_size)
     assert sorted(torch.cat(list(batches)).tolist()) == list(range(samples))
     assert min(map(len, batches)) >= min(2, batch_size)
     assert max(map(len, batches)) <= batch_size + 1

@@ -1,0 +1,195 @@
+"""A task's data, as tensors, Datasets or anything that gives batches, and the batches that each phase takes."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from typing_extensions import TypeVar
+
+from pbp_search.dendrites.record import HELD_OUT
+from pbp_search.errors import TaskError
+
+Batch = tuple[Any, Any]
+"""Inputs and targets of some samples. Inputs that are a tuple or a mapping are the network's arguments."""
+
+_EVALUATED = 4096  # samples at once, of tensors in memory
+_EVALUATED_BYTES = 2**26
+_RECORDED = 512
+_GATHERED_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Split:
+    """Tensors in memory: the fastest form of one part of the data.
+
+    Attributes:
+        inputs: Shape (N, ...).
+        targets: Shape (N, ...). NaN may stand for labels that are missing, if the task's loss and score know it.
+        augment: What becomes of a batch of inputs in training, drawn from torch's global stream. Never applied in
+            evaluation.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    augment: Callable[[Tensor], Tensor] | None = None
+
+
+Source = Split | Dataset[Any] | Iterable[Batch]
+"""One part of the data. Datasets are put into batches by the configuration's batch size; a DataLoader (or any other
+iterable of batches that can be passed again and again) comes with its own, in an order drawn from torch's global
+stream."""
+
+
+S = TypeVar("S", bound=Source, default=Split)
+
+
+@dataclass(frozen=True)
+class Data(Generic[S]):
+    """The three parts of a task's data.
+
+    Training sees ``train``; stopping, choosing and searching see ``validation``; ``test`` is read when a network is
+    exported. Each is a ``Split`` of tensors, a ``Dataset``, or an iterable of batches such as a ``DataLoader``.
+    """
+
+    train: S
+    validation: S
+    test: S
+
+
+def training_batches(source: Source, batch_size: int) -> Iterator[Batch]:
+    """All samples once, in a new order drawn from torch's global stream."""
+    if isinstance(source, Split):
+        yield from _gathered(source, batch_size)
+    elif isinstance(source, Dataset):
+        shuffled = not isinstance(source, IterableDataset)
+        # A single left-over sample has no batch statistics.
+        odd = shuffled and batch_size > 1 and len(source) % batch_size == 1 < len(source)  # type: ignore[arg-type]
+        yield from DataLoader(source, batch_size, shuffle=shuffled, drop_last=odd)
+    else:
+        yield from _restarted(source)
+
+
+def evaluation_batches(source: Source) -> Iterator[Batch]:
+    """All samples once, in their order."""
+    if isinstance(source, Split):
+        size = max(1, min(_EVALUATED, _EVALUATED_BYTES // max(1, source.inputs[:1].nbytes)))
+        yield from zip(source.inputs.split(size), source.targets.split(size), strict=True)
+    elif isinstance(source, Dataset):
+        yield from DataLoader(source, _RECORDED)
+    else:
+        yield from _restarted(source)
+
+
+def recording_batches(
+    source: Source, batch_size: int, generator: torch.Generator
+) -> tuple[Iterable[Batch], Iterable[Batch] | None]:
+    """Batches of training samples for the dendrite phase, and of others to hold out; None if those are among them.
+
+    A training sample is seen once, augmented as in training.
+    """
+    if isinstance(source, Split):
+        training, held_out = _parted(len(source.inputs), generator)
+        return _Drawn(source, training), _Drawn(source, held_out)
+    if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
+        parts = _parted(len(source), generator)  # type: ignore[arg-type]
+        loaders = [DataLoader(Subset(source, rows.tolist()), batch_size) for rows in parts]
+        return loaders[0], loaders[1]
+    if isinstance(source, IterableDataset):
+        return DataLoader(source, batch_size), None
+    return _restarted(source), None
+
+
+def first_batch(source: Source, samples: int) -> Batch:
+    """A few samples, in their order; of an iterable the whole first batch."""
+    if isinstance(source, Split):
+        return source.inputs[:samples], source.targets[:samples]
+    batches: Iterable[Batch] = DataLoader(source, samples) if isinstance(source, Dataset) else _restarted(source)
+    inputs, targets = next(iter(batches))
+    if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
+        return inputs[:samples], targets[:samples]
+    return inputs, targets
+
+
+def on_device(source: Source, device: torch.device) -> Source:
+    """Tensors in memory are moved at once; batches of other sources are moved as they come: see :func:`moved`."""
+    if not isinstance(source, Split):
+        return source
+    return replace(source, inputs=source.inputs.to(device), targets=source.targets.to(device))
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device."""
+    inputs, targets = tree_map_only(Tensor, lambda value: value.to(device, non_blocking=True), tuple(batch))
+    return inputs, targets
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """Outputs or targets of several batches one after the other."""
+    return batches[0] if len(batches) == 1 else tree_map(lambda *parts: torch.cat(parts), *batches)
+
+
+def in_memory(source: Source) -> Split:
+    """All samples in their order as two tensors.
+
+    Raises:
+        TaskError: Inputs or targets are more than one tensor each.
+    """
+    if isinstance(source, Split):
+        return source
+    inputs, targets = (joined(parts) for parts in zip(*evaluation_batches(source), strict=True))
+    if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
+        raise TaskError("The network takes more than one tensor, or has more than one tensor of targets.")
+    return Split(inputs, targets)
+
+
+class _Drawn:
+    """Some samples of tensors in memory, in batches. It tells how many, and draws no more than are asked for."""
+
+    def __init__(self, split: Split, rows: Tensor) -> None:
+        self.split = split
+        self.dataset: Sequence[int] = range(len(rows))
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Batch]:
+        for rows in self._rows.split(_RECORDED):
+            inputs = self.split.inputs[rows]
+            yield inputs if self.split.augment is None else self.split.augment(inputs), self.split.targets[rows]
+
+
+def _parted(samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Samples to train on and samples to hold out, in random order."""
+    order = torch.randperm(samples, generator=generator)
+    count = min(max(round(HELD_OUT * samples), 1), samples - 1)
+    return order[count:], order[:count]
+
+
+def _restarted(source: Iterable[Batch]) -> Iterable[Batch]:
+    """A loader with a generator of its own would remember the epochs before: it starts from the global stream, too."""
+    generator = getattr(source, "generator", None)
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(int(torch.randint(2**62, ())))
+    return source
+
+
+def _gathered(split: Split, batch_size: int) -> Iterator[Batch]:
+    """The batches of an epoch. Many are gathered at once: a slice of that costs less than an index of its own."""
+    batches = _orders(len(split.inputs), batch_size)
+    together = max(1, _GATHERED_BYTES // max(1, batch_size * split.inputs[:1].nbytes))
+    for start in range(0, len(batches), together):
+        some = batches[start : start + together]
+        sizes = [len(batch) for batch in some]
+        rows = torch.cat(some)
+        for inputs, targets in zip(split.inputs[rows].split(sizes), split.targets[rows].split(sizes), strict=True):
+            yield inputs if split.augment is None else split.augment(inputs), targets
+
+
+def _orders(samples: int, batch_size: int) -> list[Tensor]:
+    """All samples in a new order. A single left-over sample joins the batch before: it has no batch statistics."""
+    batches = list(torch.randperm(samples).split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) < min(2, batch_size):
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
