@@ -19,6 +19,7 @@ from pbp_search.cli import options
 )
 @click.option("--timeout", type=options.Duration(), help="Start no trial after this time: 90s, 10m, 2h.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train.")
+@click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:0 or mps.")
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Keys all random streams.  [default: 0]")
 @click.option("--fresh", is_flag=True, help="Start anew; keep the old study under a dated name.")
 @options.home
@@ -30,6 +31,7 @@ def run(
     trials: int,
     timeout: float | None,
     workers: int,
+    device: str,
     seed: int | None,
     fresh: bool,
     home: Path,
@@ -46,8 +48,10 @@ def run(
     from pbp_search.search.storage import open_storage
     from pbp_search.tasks import check_sendable, load_task
     from pbp_search.training import check_task
+    from pbp_search.training.device import device_of
 
     quiet_libraries()
+    device_of(device)
     loaded = load_task(task)
     check_task(loaded)
     if workers > 1:
@@ -60,4 +64,6 @@ def run(
             if existing.name == wanted:
                 click.echo(f"The old study is kept as {existing.archive(tracking_uri)}.", err=True)
     study = Study.create(loaded, wanted, place, seed=seed, storage=storage)
-    return run_and_show(study, loaded, trials, timeout=timeout, workers=workers, tracking_uri=tracking_uri)
+    return run_and_show(
+        study, loaded, trials, timeout=timeout, workers=workers, device=device, tracking_uri=tracking_uri
+    )

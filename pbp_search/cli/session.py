@@ -34,6 +34,7 @@ def run_and_show(
     *,
     timeout: float | None = None,
     workers: int = 1,
+    device: str = "auto",
     tracking_uri: str | None = None,
 ) -> int:
     """Run a study with a progress bar, print its front and where to look.
@@ -44,7 +45,7 @@ def run_and_show(
     started = time.monotonic()
     before = len(study.finished())
     try:
-        _run(study, task, trials, timeout, workers, tracking_uri)
+        _run(study, task, trials, timeout, workers, device, tracking_uri)
     except (KeyboardInterrupt, SystemExit):
         click.echo("Stopped. The same command (without --fresh) goes on from here.", err=True)
         raise
@@ -73,7 +74,9 @@ def ui_command(study: Study, tracking_uri: str | None = None) -> str:
     return shlex.join([sys.executable, "-m", "pbp_search", "ui", "--home", str(study.folder.home.folder)])
 
 
-def _run(study: Study, task: Task, trials: int, timeout: float | None, workers: int, tracking_uri: str | None) -> None:
+def _run(
+    study: Study, task: Task, trials: int, timeout: float | None, workers: int, device: str, tracking_uri: str | None
+) -> None:
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -90,4 +93,12 @@ def _run(study: Study, task: Task, trials: int, timeout: float | None, workers: 
             front = study.front()
             progress.update(bar, completed=len(study.finished()), description=f"{study.name}, front of {len(front)}")
 
-        study.run(task, trials, timeout=timeout, workers=workers, tracking_uri=tracking_uri, on_outcome=on_outcome)
+        study.run(
+            task,
+            trials,
+            timeout=timeout,
+            workers=workers,
+            device=device,
+            tracking_uri=tracking_uri,
+            on_outcome=on_outcome,
+        )

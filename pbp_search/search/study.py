@@ -20,6 +20,7 @@ from pbp_search.search.storage import open_storage, rename_study
 from pbp_search.settings import Settings
 from pbp_search.tasks import check_sendable
 from pbp_search.training import Checkpoint, Direction, Task, check_task
+from pbp_search.training.device import device_of
 
 if TYPE_CHECKING:
     from pbp_search.tracking import Tracker
@@ -155,6 +156,7 @@ class Study:
         *,
         timeout: float | None = None,
         workers: int = 1,
+        device: str = "auto",
         tracking_uri: str | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> Front[Rung]:
@@ -168,6 +170,7 @@ class Study:
             trials: Finished trials to reach, failed ones included.
             timeout: No rung starts after this many seconds.
             workers: 1 trains in this process, more in processes of their own.
+            device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device.
             tracking_uri: MLflow's store; an SQLite file in the home by default.
             on_outcome: Told each finished rung.
 
@@ -178,6 +181,7 @@ class Study:
             TaskError: The task is incomplete or does not fit together.
             StorageError: A store cannot be opened.
             StudyError: The task is not the study's.
+            InputError: There is no such device.
         """
         from pbp_search.search.worker import Setup
         from pbp_search.search.workers import run_workers
@@ -187,6 +191,7 @@ class Study:
             raise SettingsError(
                 f"trials ({trials}), workers ({workers}) and timeout ({timeout}) must be greater than 0."
             )
+        device_of(device)
         deadline = None if timeout is None else time.time() + timeout
         if not self.folder.path.is_dir():
             raise StudyError(
@@ -210,6 +215,7 @@ class Study:
             task=task,
             space=self.definition.space,
             seed=self.definition.seed,
+            device=device,
         )
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
         try:

@@ -47,6 +47,7 @@ class Setup:
     task: Task = field(compare=False)
     space: SearchSpace = field(compare=False)
     seed: int = field(compare=False)
+    device: str = field(compare=False)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -179,7 +180,7 @@ class Worker:
             previous = Checkpoint.load(self._folder.milestone(parent))
         elif dendrites > 0:
             raise SettingsError(f"A new configuration starts with 0 dendrites, not {dendrites}: enqueue dendrites=0.")
-        return run_rung(self._setup.task, config, previous, self._data, self._history.append)
+        return run_rung(self._setup.task, config, previous, self._data, self._history.append, self._setup.device)
 
     def _record(self, record: TrialRecord) -> None:
         try:

@@ -252,7 +252,9 @@ def test_very_few_samples_teach_nothing_but_do_not_fail(samples: int) -> None:
     generation, growth = train(dendritic(3, 2, 1), kept)
     assert not growth.above_floor()
     assert 0 <= growth.score <= 1
-    assert torch.isfinite(correlation(generation([torch.zeros(1, 2)], kept.held_out.inputs), kept.held_out.errors)).all()
+    assert torch.isfinite(
+        correlation(generation([torch.zeros(1, 2)], kept.held_out.inputs), kept.held_out.errors)
+    ).all()
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)

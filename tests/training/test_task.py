@@ -153,7 +153,10 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
         r"data\(\) failed: SystemExit: no licence$",
     ),
     "data are something else": (lambda: with_data(lambda data: (1, 2)), r"data\(\) returned tuple: it must return"),
-    "a part is no split": (lambda: with_part("test", lambda part: None), r"the test data are NoneType: they must be a .*Split .*DataLoader"),
+    "a part is no split": (
+        lambda: with_part("test", lambda part: None),
+        r"the test data are NoneType: they must be a .*Split .*DataLoader",
+    ),
     "inputs are no tensor": (
         lambda: with_part("train", lambda part: Split(part.inputs.numpy(), part.targets)),  # type: ignore[arg-type]
         r"the train data must be a .*Split of two tensors",

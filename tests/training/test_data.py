@@ -1,0 +1,254 @@
+"""Tensors, Datasets and loaders, on their way through every phase."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from pbp_search.dendrites import DendriteSpec
+from pbp_search.errors import InputError, TaskError
+from pbp_search.training import Data, Source, Split, check_task, evaluate, run_chain, run_rung
+from pbp_search.training.data import evaluation_batches, in_memory, recording_batches, training_batches
+from pbp_search.training.device import device_of
+from tests.training.tiny_tasks import Bowl, BowlWithDropout, assert_same_checkpoint, config
+
+NAN = float("nan")
+
+
+class Pairs(Dataset[Any]):
+    """Any Dataset: not tensors inside."""
+
+    def __init__(self, split: Split) -> None:
+        self.pairs = list(zip(split.inputs, split.targets, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.pairs[index]
+
+
+class Stream(IterableDataset[Any]):
+    """A Dataset without a length."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(self.split.inputs, self.split.targets, strict=True)
+
+
+def own_generator(split: Split) -> Source:
+    return DataLoader(Pairs(split), 32, shuffle=True, generator=torch.Generator().manual_seed(7))
+
+
+SOURCES: dict[str, Callable[[Split], Source]] = {
+    "tensors": lambda split: split,
+    "dataset": Pairs,
+    "tensor dataset": lambda split: TensorDataset(split.inputs, split.targets),
+    "dataset without a length": Stream,
+    "loader": lambda split: DataLoader(Pairs(split), 32, shuffle=True),
+    "loader with a generator of its own": own_generator,
+    "loader with workers": lambda split: DataLoader(Pairs(split), 128, shuffle=True, num_workers=1),
+    "list of batches": lambda split: list(zip(split.inputs.split(32), split.targets.split(32), strict=True)),
+}
+
+
+def bowl(source: Callable[[Split], Source], base: type[Bowl] = Bowl) -> Any:
+    class Other(base):  # type: ignore[valid-type, misc]
+        def data(self) -> Any:
+            data = super().data()
+            return Data(*map(source, (data.train, data.validation, data.test)))
+
+    return Other()
+
+
+def split_of(samples: int) -> Split:
+    return Split(torch.arange(float(samples)).unsqueeze(1), torch.arange(samples))
+
+
+def targets_of(batches: Any) -> list[int]:
+    return [int(target) for _, targets in batches for target in targets]
+
+
+@pytest.mark.parametrize("samples", [2, 31, 33, 97])
+@pytest.mark.parametrize("kind", [kind for kind in SOURCES if "workers" not in kind])
+def test_every_sample_comes_once_with_its_target(kind: str, samples: int) -> None:
+    source = SOURCES[kind](split_of(samples))
+    torch.manual_seed(0)
+    batches = list(training_batches(source, 16))
+    seen = targets_of(batches)
+    alone = samples % 16 == 1 and "dataset" in kind and "length" not in kind  # a single one has no batch statistics
+    assert len(set(seen)) == len(seen) == samples - alone
+    assert all(torch.equal(inputs[:, 0], targets.float()) for inputs, targets in batches)
+    if samples > 2 and "list" not in kind and "length" not in kind:
+        assert seen != sorted(seen)
+        assert targets_of(training_batches(source, 16)) != seen, "another order in the next epoch"
+        torch.manual_seed(0)
+        assert targets_of(training_batches(source, 16)) == seen, "and the same from the same stream"
+    if kind not in ("loader", "loader with a generator of its own"):
+        assert targets_of(evaluation_batches(source)) == list(range(samples))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SOURCES if "workers" not in kind])
+def test_held_out_samples_are_others(kind: str) -> None:
+    source = SOURCES[kind](split_of(200))
+    training, held_out = recording_batches(source, 16, torch.Generator().manual_seed(0))
+    if held_out is None:
+        assert sorted(targets_of(training)) == list(range(200))
+        return
+    sides = targets_of(training), targets_of(held_out)
+    assert sorted(sides[0] + sides[1]) == list(range(200))
+    assert len(sides[1]) == 50
+    assert sides[0] != sorted(sides[0]), "any samples, if not all are wanted"
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_chain_grows_on_any_source_and_can_be_continued_anywhere(kind: str) -> None:
+    task = bowl(SOURCES[kind], BowlWithDropout)
+    check_task(task)
+    first, second = run_chain(task, config(seed=2), 1)
+    assert second.milestone.growth
+    torch.manual_seed(999)
+    assert_same_checkpoint(run_rung(task, config(seed=2), first), second)
+    score = second.milestone.score
+    assert evaluate(second.network(task), task, Bowl().data().validation) == pytest.approx(score, rel=1e-5)
+
+
+def test_batches_may_be_the_networks_arguments_and_have_several_targets() -> None:
+    class Two(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.x, self.y, self.head = nn.Linear(1, width), nn.Linear(1, width), nn.Linear(width, 1)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.x(x) + self.y(y)))
+
+    class Named(Bowl):
+        def data(self) -> Any:
+            data = super().data()
+            parts = []
+            for split in (data.train, data.validation, data.test):
+                rows = [
+                    ({"x": x[:, :1], "y": x[:, 1:]}, {"sum": t, "none": t})
+                    for x, t in zip(split.inputs.split(25), split.targets.split(25), strict=True)
+                ]
+                parts.append(rows)
+            return Data(*parts)
+
+        def model(self, width: int) -> nn.Module:
+            return Two(width)
+
+        def loss(self, outputs: Tensor, targets: Any) -> Tensor:
+            return super().loss(outputs, targets["sum"])
+
+    task = Named()
+    check_task(task)
+    chain = run_chain(task, config(), 1)
+    assert chain[0].milestone.score > 0
+    with pytest.raises(TaskError, match=r"more than one tensor"):
+        in_memory(task.data().test)
+
+
+def test_augmentation_is_drawn_in_training_and_recording_only() -> None:
+    drawn: list[int] = []
+
+    def noisy(inputs: Tensor) -> Tensor:
+        drawn.append(len(inputs))
+        return inputs + torch.randn_like(inputs)
+
+    class Augmented(Bowl):
+        def data(self) -> Data:
+            data = super().data()
+            parts = (data.train, data.validation, data.test)
+            return Data(*(Split(part.inputs, part.targets, noisy) for part in parts))
+
+    task = Augmented()
+    evaluate(task.model(1), task, task.data().validation)
+    assert not drawn
+    chain = run_chain(task, config(seed=2), 1)
+    samples = len(task.data().train.inputs)
+    epochs = sum(epoch.phase == "neuron" for checkpoint in chain for epoch in checkpoint.history)
+    phases = len({(growth.generation, growth.attempt) for one in chain for growth in one.milestone.growth})
+    assert sum(drawn) == samples * (epochs + phases)
+    again = run_chain(task, config(seed=2), 1)
+    for left, right in zip(chain, again, strict=True):
+        assert_same_checkpoint(left, right)
+
+
+class SomeLabels(Bowl):
+    """Two targets, of which some are missing."""
+
+    def data(self) -> Data:
+        data = super().data()
+        parts = []
+        for split in (data.train, data.validation, data.test):
+            targets = torch.cat([split.targets, -split.targets], 1)
+            targets[::3, 0] = NAN
+            targets[1::5, 1] = NAN
+            parts.append(Split(split.inputs, targets))
+        return Data(*parts)
+
+    def model(self, width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        known = targets.isfinite()
+        return torch.where(known, outputs - targets.nan_to_num(), 0.0).square().sum(1)
+
+
+def test_labels_may_be_missing() -> None:
+    check_task(SomeLabels())
+    chain = run_chain(SomeLabels(), config(seed=2), 1)
+    assert chain[1].milestone.growth
+    assert all(growth.score > 0 for growth in chain[1].milestone.growth)
+
+
+def test_a_loss_that_does_not_know_of_missing_labels_is_refused() -> None:
+    class Forgetful(SomeLabels):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return (outputs - targets).square().sum(1)
+
+    with pytest.raises(TaskError, match=r"NaN|finite"):
+        check_task(Forgetful())
+
+
+@pytest.mark.parametrize("variant", ["perforated", "gradient", "random"])
+def test_mixed_precision_trains_in_bfloat16_and_keeps_full_weights(variant: str) -> None:
+    seen: set[torch.dtype] = set()
+
+    class Watched(Bowl):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            seen.add(outputs.dtype)
+            return super().loss(outputs.float(), targets)
+
+    settings = config(mixed_precision=True, dendrites=DendriteSpec(variant=variant), seed=2)
+    chain = run_chain(Watched(), settings, 2)
+    assert seen == {torch.bfloat16, torch.float32}, "float32 is that of records and scores"
+    assert len(chain) > 1
+    assert all(value.dtype == torch.float32 for value in chain[-1].weights.values())
+    assert_same_checkpoint(run_rung(Watched(), settings, chain[0]), chain[1])
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "mps", "tpu", "meta", ""])
+def test_a_device_that_is_not_there_is_refused_in_a_sentence(name: str) -> None:
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine has it")
+    with pytest.raises(InputError, match=name or "''"):
+        run_chain(Bowl(), config(), 0, device=name)
+
+
+def test_the_device_is_found_by_itself() -> None:
+    found = device_of("auto").type
+    assert found == ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_chain_grows_on_cuda() -> None:
+    task = bowl(SOURCES["tensors"], BowlWithDropout)
+    chain = run_chain(task, config(seed=2), 1, device="cuda")
+    assert all(value.device.type == "cpu" for value in chain[-1].weights.values())
+    assert_same_checkpoint(run_rung(task, config(seed=2), chain[0], device="cuda"), chain[1])
