@@ -1,6 +1,6 @@
 """Dendrites: what they are, how they are attached, recorded, grown and folded away."""
 
-from pbp_search.dendrites.adapters import Adapter
+from pbp_search.dendrites.adapters import Adapter, LastState
 from pbp_search.dendrites.attach import Adapters, Placement, attach, dendritic_modules
 from pbp_search.dendrites.fold import Fused, fold, parameter_count, weight_bytes
 from pbp_search.dendrites.growth import Growth, grow
@@ -19,6 +19,7 @@ __all__ = [
     "Dendritic",
     "Fused",
     "Growth",
+    "LastState",
     "Placement",
     "Projection",
     "Record",

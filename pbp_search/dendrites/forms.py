@@ -5,6 +5,7 @@ are parameters; which inputs they belong to is a buffer of indices.
 """
 
 import math
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -39,10 +40,11 @@ class SparsePatches(nn.Module):
         self.weight = nn.Parameter(parameter.new_empty(self.patches.channels, size).uniform_(-bound, bound))
         self.bias = nn.Parameter(parameter.new_empty(self.patches.channels).uniform_(-bound, bound))
 
-    def forward(self, input: Tensor) -> Tensor:  # torch's name: networks may give it by keyword
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:  # torch's names
         x = input
         single = x.ndim == self.patches.dimensions + 1 and self.patches.dimensions > 0  # without an axis of samples
-        z = self.patches.sparse(x.unsqueeze(0) if single else x, self.index, self.weight) + self._shaped_bias()
+        patches = self.patches if output_size is None else self.patches.resized(x, x.new_empty(*output_size))
+        z = patches.sparse(x.unsqueeze(0) if single else x, self.index, self.weight) + self._shaped_bias()
         return z.squeeze(0) if single else z
 
     def _shaped_bias(self) -> Tensor:

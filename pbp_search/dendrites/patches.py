@@ -4,7 +4,7 @@ With its patches gathered, the dendrite phase of such a layer is a small dense p
 padding, dilation or groups: z = patch . weight + bias, for rows (samples x positions) and G groups of channels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -83,6 +83,17 @@ class Patches:
     def dimensions(self) -> int:
         """Axes of space; 0 for a Linear."""
         return len(self.kernel)
+
+    def resized(self, x: Tensor, y: Tensor) -> "Patches":
+        """The same for outputs of the size of y: a transposed convolution may be asked for one (``output_size``)."""
+        if not self.transposed:
+            return self
+        sides = []
+        spans = [dilation * (size - 1) for size, dilation in zip(self.kernel, self.dilation, strict=True)]
+        for axis, (span, stride, (before, _)) in enumerate(zip(spans, self.stride, self.sides, strict=True)):
+            inputs, outputs = (value.shape[axis - self.dimensions] for value in (x, y))
+            sides.append((before, outputs - before - (inputs - 1) * stride - 1 + span))
+        return replace(self, sides=tuple(sides))
 
     def gather(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """The patches of a batch.

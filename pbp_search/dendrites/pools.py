@@ -213,7 +213,7 @@ class CallPart:
 
     def rows(self, module: Dendritic, neurons: Sequence[Tensor]) -> Tensor:
         """The neurons of every call as rows (samples x positions, C)."""
-        calls = iter(_samples_first(module, part) for part in neurons)
+        calls = iter(module.adapter.rows(part) for part in neurons)
         batches = [torch.cat([next(calls) for _ in range(size)], 1) for size in self.sizes]
         return torch.cat([batch.flatten(0, 1) for batch in batches])
 
@@ -280,9 +280,3 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
-
-
-def _samples_first(module: Dendritic, neurons: Tensor) -> Tensor:
-    """Neurons as (samples, positions, C)."""
-    moved = neurons.movedim(module.adapter.axis, -1).movedim(module.adapter.samples, 0)
-    return moved.reshape(len(moved), -1, module.channels)

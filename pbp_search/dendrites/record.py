@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from pbp_search.dendrites.attach import dendritic_modules
@@ -105,7 +106,7 @@ def record(
         A record for each dendritic module, by its name.
 
     Raises:
-        InputError: There are fewer than 2 batches.
+        InputError: There are fewer than 2 batches, or a lazy module has not been run yet.
         UnsupportedModuleError: A module takes no part in a pass, has other neurons than its adapter says, or the loss
             does not depend on it.
         TrainingError: An input or error is NaN or infinite.
@@ -173,6 +174,8 @@ def _row(module: Dendritic) -> int:
 def _frozen(network: nn.Module) -> Iterator[None]:
     """A network in evaluation mode whose parameters take no gradient, and back."""
     modes = {part: part.training for part in network.modules()}
+    if any(map(is_lazy, network.parameters())):
+        raise InputError("The network has lazy modules without parameters yet: run it once before recording.")
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     network.eval()
     try:
@@ -200,7 +203,7 @@ class _Recorder:
         self.loss = loss
         self.probes = probes
         self.budget = budget
-        self.device = next(network.parameters()).device
+        self.device = probes[0].module.outgoing.device
         self.passed = False
         self._pass: int | None = None  # samples
 
@@ -339,10 +342,11 @@ class _Probe:
 
     def _catch_patches(self, x: Tensor, neurons: Tensor) -> None:
         assert self.view is not None
-        x, by_samples = _by_samples(self.view, x, self.batch)
+        view = self.view.resized(x, neurons)
+        x, by_samples = _by_samples(view, x, self.batch)
         samples, positions_there, _ = by_samples(neurons).shape
         positions = self._draw(samples, positions_there, x.device)
-        patches = self.view.gather(x, positions)
+        patches = view.gather(x, positions)
         # Frames: several rows of inputs for each sample. They stay together.
         first = self.batch if self.batch and len(patches) % self.batch == 0 else len(patches)
         caught = _Caught(patches.reshape(first, -1, *patches.shape[2:]).clone())
@@ -377,8 +381,7 @@ class _Probe:
         self.caught.append(caught)
 
         def keep_error(error: Tensor) -> None:
-            moved = error.movedim(self.module.adapter.axis, -1).movedim(self.module.adapter.samples, 0)
-            caught.errors = moved.reshape(len(moved), -1, moved.shape[-1]).clone()
+            caught.errors = self.module.adapter.rows(error).clone()
 
         neurons.register_hook(keep_error)
 
@@ -483,7 +486,8 @@ def _other_positions(name: str) -> str:
 def _no_error(name: str) -> str:
     return (
         f"The loss does not depend on the module {name!r}, or not on that of its outputs where its neurons are looked "
-        "for: dendrites have no error to learn. Leave it out by the placement, or give it an adapter."
+        "for: dendrites have no error to learn. Leave it out by the placement, or give it an adapter (LastState() for "
+        "a recurrent layer of which only the last state is used)."
     )
 
 

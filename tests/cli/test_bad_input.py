@@ -23,6 +23,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "no trials": ([*RUN, "--trials", "0"], "Invalid value for '--trials': 0 is not in the range x>=1."),
     "trials in words": ([*RUN, "--trials", "many"], "Invalid value for '--trials': 'many' is not a valid integer"),
     "no workers": ([*RUN, "--workers", "0"], "Invalid value for '--workers': 0 is not in the range 1<=x<=256."),
+    "a device that is not there": ([*RUN, "--device", "tpu"], "There is no device 'tpu' on this machine"),
     "timeout in words": ([*RUN, "--timeout", "abc"], "Invalid value for '--timeout': 'abc' is not a time span"),
     "timeout of nothing": ([*RUN, "--timeout", "0m"], "Invalid value for '--timeout': '0m' is not a time span"),
     "negative timeout": ([*RUN, "--timeout", "-5"], "Invalid value for '--timeout': '-5' is not a time span"),
