@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from pbp_search.dendrites.adapters import Adapter, block_adapter, is_layer, layer_adapter
 from pbp_search.dendrites.module import Dendritic
 from pbp_search.dendrites.patches import Patches
+from pbp_search.dendrites.seen import INPUT, Seen
 from pbp_search.dendrites.spec import DendriteSpec
 from pbp_search.errors import UnsupportedModuleError
 
@@ -75,7 +76,8 @@ def attach(network: nn.Module, spec: DendriteSpec | None = None, adapters: Adapt
 
     Raises:
         UnsupportedModuleError: Nothing can be wrapped, a placement's pattern fits nothing or something that cannot be
-            wrapped, an adapter's name is that of no module, or the network has been attached before.
+            wrapped, an adapter's name is that of no module, what dendrites are to see is not there, or the network has
+            been attached before.
     """
     spec = spec or DendriteSpec()
     if dendritic_modules(network):
@@ -99,11 +101,19 @@ def attach(network: nn.Module, spec: DendriteSpec | None = None, adapters: Adapt
             + (":\n" + "\n".join(map(str, places)) if places else ".")
         )
     _check_apart(chosen)
+    if spec.sees not in (None, INPUT, *(name for name, _ in network.named_modules())):
+        raise UnsupportedModuleError(
+            f"Dendrites are to see {spec.sees!r}, but there is no such module: name one, or {INPUT!r} for what the "
+            "network is given."
+        )
+    seen = None if spec.sees is None else Seen(spec.sees)
     wrapped: dict[str, Dendritic] = {}
     for place in chosen:
-        wrapped[place.name] = Dendritic(place.module, spec, place.adapter)
+        wrapped[place.name] = Dendritic(place.module, spec, place.adapter, seen)
     for name, dendritic in wrapped.items():
         _replace(network, name, dendritic)
+    if seen is not None:
+        seen.watch(network)
     _disable_fast_paths(network)
     return Placement(wrapped, places)
 
@@ -159,6 +169,8 @@ def _refusal(module: nn.Module, adapter: Adapter | None, spec: DendriteSpec, ask
         return "it is frozen"
     if spec.fan_in is not None and not Patches.fit(module):
         return "only Linear layers and convolutions take dendrites with a fan_in"
+    if spec.sees is not None and type(module) is not nn.Linear:
+        return "only Linear layers take dendrites that see another tensor"
     return ""
 
 

@@ -69,14 +69,17 @@ class Beside(Wrapper):
         self.dendrites = module.dendrites
         self.outgoing = module.outgoing
         self.adapter = module.adapter
+        self.seen = module.seen
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.module(*args, **kwargs)
         y = self.adapter.neurons(output)
-        seen: list[Tensor] = []
+        if self.seen is not None:
+            args, kwargs = (self.seen.value(),), {}
+        earlier: list[Tensor] = []
         for dendrite in self.dendrites:
-            seen.append(dendrite(seen, *args, **kwargs))
-        return self.adapter.replace(output, add_branches(y, self.outgoing, seen, self.adapter.axis))
+            earlier.append(dendrite(earlier, *args, **kwargs))
+        return self.adapter.replace(output, add_branches(y, self.outgoing, earlier, self.adapter.axis))
 
 
 def fold(network: nn.Module) -> nn.Module:
@@ -109,7 +112,7 @@ def _dendrites(module: Dendritic) -> list[Dendrite]:
 
 
 def _fusable(module: Dendritic) -> bool:
-    if module.spec.fan_in is not None or not Patches.fit(module.module):
+    if module.spec.fan_in is not None or module.seen is not None or not Patches.fit(module.module):
         return False
     view = Patches.of(module.module)
     return view.groups == 1 and not view.transposed

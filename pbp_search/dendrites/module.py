@@ -17,10 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from pbp_search.dendrites.adapters import Adapter
 from pbp_search.dendrites.forms import SparsePatches
+from pbp_search.dendrites.seen import Seen
 from pbp_search.dendrites.spec import FUNCTIONS, DendriteSpec
+from pbp_search.errors import UnsupportedModuleError
 
 
 class Dendrite(nn.Module):
@@ -74,15 +77,19 @@ class Dendritic(Wrapper):
 
     Attributes:
         module: M, trained by ordinary backpropagation.
+        seen: What dendrites see instead of M's inputs, if anything.
         dendrites: The accepted dendrites in their order; frozen, except in the ``gradient`` variant.
         outgoing: W, shape (D, C), trained with M.
     """
 
-    def __init__(self, module: nn.Module, spec: DendriteSpec, adapter: Adapter | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, spec: DendriteSpec, adapter: Adapter | None = None, seen: Seen | None = None
+    ) -> None:
         super().__init__()
         self.module = module
         self.spec = spec
         self.adapter = adapter or Adapter()
+        self.seen = seen
         self.channels = self.adapter.channels(module)
         self.dendrites: nn.ModuleList = nn.ModuleList()
         self.outgoing = nn.Parameter(next(module.parameters()).new_zeros(0, self.channels))
@@ -98,17 +105,35 @@ class Dendritic(Wrapper):
     def activations(self, *args: Any, **kwargs: Any) -> list[Tensor]:
         """The activations of the accepted dendrites, each of the shape of M's neurons; cut off from the graph."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.variant == "gradient"):
-            seen: list[Tensor] = []
+            if self.seen is not None:
+                args, kwargs = (self.seen.value(),), {}
+            earlier: list[Tensor] = []
             for dendrite in self.dendrites:
-                seen.append(dendrite.forward(seen, *args, **kwargs))  # not a call: it has no hooks
-            return seen
+                earlier.append(dendrite.forward(earlier, *args, **kwargs))  # not a call: it has no hooks
+            return earlier
+
+    def base(self) -> nn.Module:
+        """What a dendrite is alike: M, or a Linear from what it sees instead of M's inputs."""
+        if self.seen is None:
+            return self.module
+        if self.seen.features is None:
+            raise UnsupportedModuleError(
+                f"How much dendrites see of {self.seen.name!r} is not known yet: run the network once before growing."
+            )
+        like = self.module.get_parameter("weight")
+        biased = getattr(self.module, "bias", None) is not None
+        # Not drawn here: a dendrite draws its own start.
+        base: nn.Linear = skip_init(
+            nn.Linear, self.seen.features, self.channels, biased, device=like.device, dtype=like.dtype
+        )
+        return base
 
     def generation(self) -> list[Dendrite]:
         """A new generation at a random start (torch's global stream). It is not part of the network yet."""
         if self.spec.variant == "sham":
             return []
         return [
-            Dendrite(self.module, self.adapter, len(self.dendrites), self.spec) for _ in range(self.spec.per_neuron)
+            Dendrite(self.base(), self.adapter, len(self.dendrites), self.spec) for _ in range(self.spec.per_neuron)
         ]
 
     def accept(self, generation: Sequence[Dendrite]) -> None:

@@ -31,17 +31,19 @@ class PatchPart:
     Attributes:
         samples: Their number.
         inputs: What is linear already for the neurons, shape (R, G, F).
+        seen: What dendrites see: the same, or another tensor.
         activations: The accepted dendrites', each (R, C).
         errors: E, shape (R, C).
     """
 
     def __init__(self, module: Dendritic, part: Part) -> None:
         assert part.inputs is not None
-        view = Patches.of(module.module)
+        view = Patches.of(module.base())
         self.samples = len(part.errors)
-        self.inputs = part.inputs.reshape(-1, view.groups, view.length)
+        self.inputs = part.inputs.flatten(0, 1)
+        self.seen = self.inputs if part.seen is None else part.seen.flatten(0, 1)
         self.errors = part.errors.reshape(-1, module.channels)
-        self.activations = _activations(module, view, self.inputs)
+        self.activations = _activations(module, view, self.seen)
 
     def first(self) -> Tensor:
         """Rows to begin with: as many as an epoch has. They are in no order."""
@@ -76,7 +78,7 @@ class PatchPool(nn.Module):
     def __init__(self, module: Dendritic, part: PatchPart) -> None:
         super().__init__()
         self.module = [module]  # not a part of this one
-        self.view = Patches.of(module.module)
+        self.view = Patches.of(module.base())
         self.nonlinearity = FUNCTIONS[module.spec.nonlinearity]
         starts = [dendrite for _ in range(module.spec.pool) for dendrite in _one(module)]
         sparse = module.spec.fan_in is not None
@@ -87,7 +89,7 @@ class PatchPool(nn.Module):
         biases = [start.module.get_parameter("bias").detach() for start in starts] if biased else []
         self.bias = nn.Parameter(torch.stack(biases)) if biased else None
         self.incoming = nn.Parameter(torch.stack([start.incoming.detach() for start in starts]))
-        self.mean, self.scale = self._standard(part.inputs)
+        self.mean, self.scale = self._standard(part.seen)
         # The step of a sum is that of its weights times their number: wide sums learn by smaller ones (G. Yang et al.,
         # Tensor Programs V, 2022, for Adam). A factor beside the weights does it.
         factor = min(1.0, _NARROW / self.weight.shape[2])
@@ -119,7 +121,7 @@ class PatchPool(nn.Module):
 
     def outputs(self, part: PatchPart, rows: Tensor | None = None) -> Tensor:
         """V, shape (R, P, C)."""
-        inputs = part.inputs if rows is None else part.inputs[rows]
+        inputs = part.seen if rows is None else part.seen[rows]
         weight, bias = self.raw()
         z = _product(inputs, weight if self.index is None else _dense(self.index, weight, self.view.length))
         if bias is not None:

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from pbp_search.dendrites.attach import dendritic_modules
 from pbp_search.dendrites.module import Dendritic
 from pbp_search.dendrites.patches import Patches
+from pbp_search.dendrites.seen import Seen
 from pbp_search.errors import InputError, TrainingError, UnsupportedModuleError
 
 Loss = Callable[[Any, Any], Tensor]
@@ -54,6 +55,7 @@ class Part:
 
     Attributes:
         inputs: x, the patches of a layer, shape (N, positions, G, F); None for other modules.
+        seen: What dendrites see if it is not x, shape (N, 1, 1, F); None if it is.
         errors: E = dL_n/dy, shape (N, positions, C).
         calls: What a module without patches was called with, in the samples' order: for each pass its calls, whose
             positions stand side by side in the errors.
@@ -61,6 +63,7 @@ class Part:
 
     inputs: Tensor | None
     errors: Tensor
+    seen: Tensor | None = None
     calls: tuple[tuple[Call, ...], ...] = ()
 
 
@@ -167,7 +170,8 @@ def _row(module: Dendritic) -> int:
     if not Patches.fit(module.module):
         return BUDGET
     view = Patches.of(module.module)
-    return module.outgoing.element_size() * (view.groups * view.length + view.channels)
+    seen = 0 if module.seen is None else module.seen.features or 0
+    return module.outgoing.element_size() * (view.groups * view.length + seen + view.channels)
 
 
 @contextmanager
@@ -347,6 +351,8 @@ class _Probe:
         samples, positions_there, _ = by_samples(neurons).shape
         positions = self._draw(samples, positions_there, x.device)
         patches = view.gather(x, positions)
+        if self.module.seen is not None:
+            patches = torch.cat([patches, self._seen(self.module.seen, patches)], 3)
         # Frames: several rows of inputs for each sample. They stay together.
         first = self.batch if self.batch and len(patches) % self.batch == 0 else len(patches)
         caught = _Caught(patches.reshape(first, -1, *patches.shape[2:]).clone())
@@ -359,6 +365,17 @@ class _Probe:
             caught.errors = some.reshape(first, -1, some.shape[2]).clone()
 
         neurons.register_hook(keep_error)
+
+    def _seen(self, seen: Seen, patches: Tensor) -> Tensor:
+        """What dendrites see instead of the patches, shape (N, 1, 1, F)."""
+        value = seen.value().detach()
+        if patches.shape[:2] != (len(value), 1):
+            raise UnsupportedModuleError(
+                f"The module {self.name!r} has outputs for {len(patches)} samples x {patches.shape[1]} positions, but "
+                f"its dendrites see {seen.name!r} for {len(value)} samples: only layers with one output for each "
+                "sample can see another tensor. Leave it out by the placement."
+            )
+        return value.reshape(len(value), 1, 1, -1)
 
     def _draw(self, samples: int, positions: int, device: torch.device) -> Tensor | None:
         """Positions of each sample, shape (samples, some); None for all."""
@@ -403,7 +420,8 @@ class _Probe:
     def _fill(self, patches: Tensor, errors: Tensor) -> None:
         if self.inputs is None or self.errors is None:
             # All at once, where they will stay: memory is taken when it is written to.
-            capacity = max(1, self.rows // patches.shape[1])
+            row = patches[0, 0].nbytes + errors[0, 0].nbytes
+            capacity = max(1, min(self.rows, self.room // row) // patches.shape[1])
             self.inputs = patches.new_empty(capacity, *patches.shape[1:])
             self.errors = errors.new_empty(capacity, *errors.shape[1:])
         if patches.shape[1] != self.inputs.shape[1]:
@@ -420,12 +438,15 @@ class _Probe:
         if not self.filled:
             raise UnsupportedModuleError(_no_error(self.name))
         if self.inputs is not None and self.errors is not None:
-            part = Part(self.inputs[: self.filled], self.errors[: self.filled])
+            assert self.view is not None
+            inputs, errors = self.inputs[: self.filled], self.errors[: self.filled]
+            seen = None if self.module.seen is None else inputs[..., self.view.length :]
+            part = Part(inputs[..., : self.view.length], errors, seen)
         else:
             if len({errors.shape[1] for errors in self.of_calls}) > 1:
                 raise UnsupportedModuleError(_other_positions(self.name))
-            part = Part(None, torch.cat(self.of_calls), tuple(self.calls))
-        known = [part.errors] if part.inputs is None else [part.inputs, part.errors]
+            part = Part(None, torch.cat(self.of_calls), calls=tuple(self.calls))
+        known = [part.errors] if self.inputs is None else [self.inputs[: self.filled], part.errors]
         # A mask of attention may hold minus infinity.
         given = [value for batch in part.calls for call in batch for value in _tensors((call.args, call.kwargs))]
         if not all(map(_finite, known)) or any(bool(value.isnan().any()) for value in given):

@@ -48,6 +48,8 @@ class DendriteSpec(Settings):
         fan_in: How many inputs a dendrite sees; all by default. For Linear layers and convolutions.
         pattern: Which inputs: ``random``, or a ``window`` of neighbours.
         grid: The shape of the inputs of a Linear for windows, for example ``(28, 28)``; a line by default.
+        sees: What dendrites see instead of their module's own inputs: ``input``, what the network is given, or the
+            output of the module of that name. For Linear layers with one output for each sample, such as a head.
         placement: Which modules get dendrites: ``all``, the ``head`` (the last one), the ``first``, ``all_but_first``,
             or name patterns such as ``("encoder.*", "!encoder.2")``. A pattern also names blocks, which go as a whole,
             and with an exclamation mark it leaves out.
@@ -63,6 +65,7 @@ class DendriteSpec(Settings):
     fan_in: int | None = Field(None, ge=1)
     pattern: Pattern = "random"
     grid: tuple[int, ...] | None = None
+    sees: str | None = Field(None, min_length=1)
     placement: Literal["all", "head", "first", "all_but_first"] | tuple[str, ...] = "all"
     outgoing_scale: float = Field(0.1, ge=0)
 

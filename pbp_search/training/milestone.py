@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,9 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pbp_search.dendrites import attach
+from pbp_search.dendrites.record import called
 from pbp_search.errors import CheckpointError
 from pbp_search.settings import Settings
 from pbp_search.training.config import TrialConfig
+from pbp_search.training.data import Data, first_batch
 from pbp_search.training.streams import global_stream
 from pbp_search.training.task import Task, adapters_of
 
@@ -103,13 +105,17 @@ class Checkpoint:
     weights: dict[str, Tensor]
     history: tuple[EpochRecord, ...] = ()
 
-    def network(self, task: Task) -> nn.Module:
+    def network(self, task: Task, data: Data[Any] | None = None) -> nn.Module:
         """Build the network and give it the milestone's weights.
+
+        Args:
+            task: The milestone's task.
+            data: Its data, if they are loaded already. They are needed for dendrites that see another tensor only.
 
         Raises:
             CheckpointError: The weights do not fit the task's network.
         """
-        network = build_network(task, self.milestone.config, self.milestone.dendrites)
+        network = build_network(task, self.milestone.config, self.milestone.dendrites, data)
         try:
             network.load_state_dict(self.weights)
         except RuntimeError as error:
@@ -173,11 +179,16 @@ def _digest(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def build_network(task: Task, config: TrialConfig, dendrites: int) -> nn.Module:
+def build_network(task: Task, config: TrialConfig, dendrites: int, data: Data[Any] | None = None) -> nn.Module:
     """A network of the task with a number of untrained generations on every module."""
     with global_stream(config.seed, "network"):
         network = task.model(config.width)
-        for module in attach(network, config.dendrites, adapters_of(task)).values():
+        modules = attach(network, config.dendrites, adapters_of(task))
+        if dendrites and config.dendrites.sees is not None:  # how large that is, a pass tells
+            with torch.no_grad():
+                called(network.eval(), first_batch((data or task.data()).train, 2)[0])
+            network.train()
+        for module in modules.values():
             for _ in range(dendrites):
                 module.accept(module.generation())
     return network

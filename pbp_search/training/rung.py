@@ -116,6 +116,7 @@ class _Rung:
         self.config = config
         self.previous = previous
         self.device = device
+        self.source = data
         self.data = Data(*(on_device(part, device) for part in (data.train, data.validation, data.test)))
         self.on_epoch = on_epoch
         self.generation = 0 if previous is None else previous.milestone.dendrites + 1
@@ -129,7 +130,7 @@ class _Rung:
             network = build_network(self.task, self.config, 0).to(self.device)
             return self._milestone(network, self._train_neurons(network, attempt=0))
         for attempt in range(self.config.schedule.tries):
-            network = self.previous.network(self.task).to(self.device)
+            network = self.previous.network(self.task, self.source).to(self.device)
             if not self._grow(network, attempt):
                 continue
             score = self._train_neurons(network, attempt)

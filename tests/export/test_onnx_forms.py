@@ -52,11 +52,22 @@ def perceptron(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 3))
 
 
+def deep(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 2), nn.ReLU(), nn.Linear(2, 3))
+
+
 FORMS: dict[str, tuple[Callable[[int], nn.Module], tuple[int, ...], dict[str, Any]]] = {
     "perceptron, two a neuron": (perceptron, (6,), {"pool": 2, "per_neuron": 2}),
     "perceptron, few inputs": (perceptron, (6,), {"fan_in": 2}),
     "convolutions": (convolutional, (1, 8, 8), {}),
     "convolutions, few inputs": (convolutional, (1, 8, 8), {"fan_in": 2}),
+    "a head that sees the input": (perceptron, (6,), {"placement": "head", "sees": "input"}),
+    "a head that sees a layer, few inputs": (deep, (6,), {"placement": "head", "sees": "0", "fan_in": 2}),
+    "a head that sees the image": (
+        convolutional,
+        (1, 8, 8),
+        {"placement": "head", "sees": "input"},
+    ),
     "recurrent": (Recurrent, (5, 4), {}),
     "attention": (Attentive, (5, 4), {}),
 }
