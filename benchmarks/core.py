@@ -9,80 +9,21 @@ write it, with torch.optim.Adam as it comes, on the plain network.
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import click
 import torch
+from arms import image_network, ours, perceptron, seconds_of, signal_network, stock_loop, stock_step, with_dendrites
 from fashion import training_part
 from form import Figure, figure, interleaved, ratios, show
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
 
-from pbp_search.dendrites import (
-    Adam,
-    DendriteSpec,
-    Growth,
-    attach,
-    dendritic_modules,
-    fold,
-    grow,
-    parameter_count,
-    record,
-)
+from pbp_search.dendrites import DendriteSpec, Growth, attach, fold, grow, parameter_count, record
 from pbp_search.tasks.digits import DigitsMLP
-from pbp_search.training import Fixed, Split, Stopper, Task, TrialConfig
+from pbp_search.training import Fixed, Split, Stopper
 from pbp_search.training.data import recording_batches
-from pbp_search.training.neuron_phase import _train_epoch
 
-LEARNING_RATE = 0.001
 _PASSES = 100
-
-
-def with_dendrites(network: nn.Module, generations: int, spec: DendriteSpec | None = None) -> nn.Module:
-    """A network with random dendrites, W included."""
-    attach(network, spec)
-    for module in dendritic_modules(network).values():
-        for _ in range(generations):
-            module.accept(module.generation())
-        nn.init.normal_(module.outgoing, std=0.1)
-    return network
-
-
-def ours(network: nn.Module, task: Task, split: Split, batch_size: int) -> Callable[[], object]:
-    """An epoch of the neuron phase."""
-    optimiser = Adam([parameter for parameter in network.parameters() if parameter.requires_grad], LEARNING_RATE)
-    config = TrialConfig(width=1, batch_size=batch_size)
-    return lambda: _train_epoch(network, task, split, config, optimiser)
-
-
-def stock_step(network: nn.Module, split: Split, batch_size: int) -> Callable[[], object]:
-    """An epoch over batches that are there already: nothing but steps."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    batches = list(zip(split.inputs.split(batch_size), split.targets.split(batch_size), strict=True))
-
-    def epoch() -> None:
-        for inputs, targets in batches:
-            optimiser.zero_grad()
-            functional.cross_entropy(network(inputs), targets).backward()
-            optimiser.step()
-
-    return epoch
-
-
-def stock_loop(network: nn.Module, split: Split, batch_size: int) -> Callable[[], object]:
-    """An epoch with a DataLoader."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    loader = DataLoader(TensorDataset(split.inputs, split.targets), batch_size=batch_size, shuffle=True)
-
-    def epoch() -> None:
-        for inputs, targets in loader:
-            optimiser.zero_grad()
-            functional.cross_entropy(network(inputs), targets).backward()
-            optimiser.step()
-
-    return epoch
 
 
 def steps(runs: int) -> list[Figure]:
@@ -112,7 +53,7 @@ def epochs(runs: int) -> list[Figure]:
     figures = []
     arms: list[tuple[str, Callable[[], nn.Module], Split, int]] = [
         ("digits MLP 16", lambda: digits.model(16), digits.data().train, 64),
-        ("40-point signals, Conv1d 8", _signal_network, signals, 100),
+        ("40-point signals, Conv1d 8", signal_network, signals, 100),
     ]
     for name, build, split, batch_size in arms:
         seconds = interleaved(
@@ -124,20 +65,6 @@ def epochs(runs: int) -> list[Figure]:
         )
         figures.append(figure(f"epoch, {name} / DataLoader loop", ratios(seconds, "ours", "loop"), target=0.1))
     return figures
-
-
-def _signal_network() -> nn.Module:
-    """A narrow network for signals of 40 points, as in MNIST-1D."""
-    return nn.Sequential(
-        nn.Conv1d(1, 8, 5, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv1d(8, 8, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv1d(8, 8, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(40, 10),
-    )
 
 
 def convolutions(runs: int) -> list[Figure]:
@@ -196,8 +123,8 @@ def dendrite_phases() -> list[Figure]:
         click.echo("No dendrite phases: PBP_SEARCH_DATA names no folder with fashion_mnist.", err=True)
         return []
     networks: list[tuple[str, Callable[[], nn.Module], float]] = [
-        ("MLP 784-64-64-10", lambda: _perceptron(784, 64, 64, 10), 5.0),
-        ("CNN", _image_network, 2.0),
+        ("MLP 784-64-64-10", lambda: perceptron(784, 64, 64, 10), 5.0),
+        ("CNN", image_network, 2.0),
     ]
     return [
         figure(f"dendrite phase, Fashion-MNIST {name}", [_phase(build(), split)], "epochs", target)
@@ -209,7 +136,7 @@ def _phase(network: nn.Module, split: Split) -> float:
     task = DigitsMLP()  # for its loss and score
     modules = attach(network)
     epoch = ours(network, task, split, 64)
-    plain = min(_seconds(epoch) for _ in range(3))
+    plain = min(seconds_of(epoch) for _ in range(3))
     start = time.perf_counter()
     records = record(network, task.loss, *recording_batches(split, 64, torch.Generator()))
     spent = time.perf_counter() - start
@@ -225,29 +152,6 @@ def _phase(network: nn.Module, split: Split) -> float:
         needed = next(index for index, score in enumerate(scores) if score >= 0.95 * max(scores))
         spent += grown[1][0] + needed * a_pass
     return spent / plain
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def _perceptron(*sizes: int) -> nn.Module:
-    layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
-
-
-def _image_network() -> nn.Module:
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 28, 28)),
-        nn.Conv2d(1, 16, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(32 * 49, 10),
-    )
 
 
 @click.command()
