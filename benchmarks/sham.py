@@ -130,6 +130,7 @@ def main(quick: bool, json_file: Path | None) -> None:
         if split is None:
             click.echo(f"Not measured, {name}: PBP_SEARCH_DATA names no folder with the data.", err=True)
             continue
+        click.echo(f"Measuring {name} ...", err=True)
         found = [run_over_sham(build, split, EPOCHS, seed) for seed in range(times)]
         where = f"{name}, {EPOCHS} epochs a cycle"
         figures += [
