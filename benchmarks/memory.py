@@ -25,7 +25,7 @@ from pbp_search.tasks.digits import DigitsMLP
 from pbp_search.training import Fixed, Split, Stopper
 
 MIB = 2**20
-_BATCH = 512
+_BATCH = 64
 _NETWORKS = {
     "mlp": "Fashion-MNIST MLP 784-64-64-10",
     "cnn": "Fashion-MNIST CNN",
