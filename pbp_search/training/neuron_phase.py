@@ -93,18 +93,20 @@ def _train_epoch(
 ) -> float:
     """One pass over the data in a new order. Returns the mean loss."""
     network.train()
-    means, sizes = [], []
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    told: list[Tensor] = []
+    share: Tensor | None = None
     for inputs, targets in _gathered(split, batch_size):
-        loss = task.loss(network(inputs), targets).mean()
+        losses = task.loss(network(inputs), targets)
+        if share is None or share.shape != losses.shape:
+            share = torch.full_like(losses, 1 / losses.numel(), requires_grad=False)
         optimiser.zero_grad()
-        loss.backward()
+        losses.backward(share)  # of their mean
         if gradient_clip is not None:
-            trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
             nn.utils.clip_grad_norm_(trained, gradient_clip)
         optimiser.step()
-        means.append(loss.detach())
-        sizes.append(len(inputs))
-    mean = float(torch.stack(means).double() @ torch.tensor(sizes, dtype=torch.float64)) / len(split.inputs)
+        told.append(losses.detach())
+    mean = float(torch.cat(told).double().mean())
     if not math.isfinite(mean):
         raise TrainingError(f"The training loss became {mean}: try a smaller learning rate.")
     return mean
