@@ -12,15 +12,17 @@ are ordinary parts of the network.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules import module as modules
 
-from pbp_search.dendrites.adapters import Adapter
+from pbp_search.dendrites.adapters import Adapter, is_layer
 from pbp_search.dendrites.forms import SparsePatches
-from pbp_search.dendrites.spec import FUNCTIONS, DendriteSpec
+from pbp_search.dendrites.spec import _LARGE, FUNCTIONS, DendriteSpec
 
 
 class Dendrite(nn.Module):
@@ -50,12 +52,18 @@ class Dendrite(nn.Module):
 
         Of ``earlier`` only those of earlier generations are used, not its neighbours of the same one.
         """
-        output = self.module(*args, **kwargs)
-        z: Tensor = output if self.sparse else self.adapter.neurons(output)
-        if len(earlier):
-            for weight, activation in zip(self.incoming.unbind(), earlier, strict=False):
-                z = torch.addcmul(z, activation, along(weight, self.adapter.axis))
-        return self.nonlinearity(z)
+        module = self._modules["module"]
+        assert module is not None
+        bare = not hooked(module)
+        if bare and type(module) is nn.Linear and len(args) == 1 and not kwargs:  # a call of it does this by a detour
+            z = functional.linear(args[0], module.weight, module.bias)
+        else:
+            output = module(*args, **kwargs)
+            z = output if self.sparse else self.adapter.neurons(output)
+        alone = bare and (self.sparse or is_layer(module)) and not watched()  # z is new, and nobody else's
+        if earlier:
+            z = add_branches(z, self.incoming, earlier, self.adapter.axis, in_place=alone)
+        return in_place(self.nonlinearity, z) if alone else self.nonlinearity(z)
 
 
 class Wrapper(nn.Module):
@@ -89,7 +97,7 @@ class Dendritic(Wrapper):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.module(*args, **kwargs)
-        if not len(self.dendrites):
+        if not self.dendrites._modules:  # a ModuleList's own len and iter take as long as a small kernel
             return output
         y = self.adapter.neurons(output)
         activations = self.activations(*args, **kwargs)
@@ -99,7 +107,8 @@ class Dendritic(Wrapper):
         """The activations of the accepted dendrites, each of the shape of M's neurons; cut off from the graph."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.variant == "gradient"):
             seen: list[Tensor] = []
-            for dendrite in self.dendrites:
+            for dendrite in self.dendrites._modules.values():
+                assert dendrite is not None
                 seen.append(dendrite.forward(seen, *args, **kwargs))  # not a call: it has no hooks
             return seen
 
@@ -132,15 +141,50 @@ class Dendritic(Wrapper):
         return self
 
 
-def add_branches(y: Tensor, outgoing: Tensor, activations: Sequence[Tensor], axis: int) -> Tensor:
-    """``y + sum_d W[d] * a_d``.
+def add_branches(
+    y: Tensor, weights: Tensor, activations: Sequence[Tensor], axis: int, in_place: bool = False
+) -> Tensor:
+    """``y + sum_d W[d] * a_d``, for as many activations as there are rows of weights.
 
     One product and one sum a dendrite, in a fixed order: a larger stacked product may round differently, and a dendrite
     that enters with W = 0 must leave every bit of y as it was.
     """
-    for weight, activation in zip(outgoing.unbind(), activations, strict=True):
-        y = torch.addcmul(y, activation, along(weight, axis))
+    # A single row need not be taken out: that is a node of the graph less.
+    rows = (weights,) if len(weights) == 1 and y.ndim > 1 else weights.unbind()
+    for row, activation in zip(rows, activations, strict=False):
+        factor = along(row, axis)
+        y = y.addcmul_(activation, factor) if in_place else torch.addcmul(y, activation, factor)
     return y
+
+
+def in_place(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """A dendrite's nonlinearity in the place of its argument: fresh memory costs more than the numbers.
+
+    Without a graph only. The values are those of the function to the last bit.
+    """
+    if function is torch.sigmoid:
+        return z.sigmoid_()
+    if function is torch.relu:
+        return z.relu_()
+    if function is not FUNCTIONS["tanh"]:
+        return function(z)
+    return z.tanh_() if z.numel() < _LARGE or z.is_cuda else z.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def watched() -> bool:
+    """Whether a graph of the operations is made: for gradients, or by a compiler or exporter."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a call of a module may be more than its class says."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or "forward" in module.__dict__
+        or modules._global_forward_hooks
+        or modules._global_forward_pre_hooks
+    )
 
 
 def along(weight: Tensor, axis: int) -> Tensor:
