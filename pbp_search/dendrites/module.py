@@ -24,6 +24,8 @@ from pbp_search.dendrites.adapters import Adapter, is_layer
 from pbp_search.dendrites.forms import SparsePatches
 from pbp_search.dendrites.spec import _LARGE, FUNCTIONS, DendriteSpec
 
+_AHEAD_BYTES = 2**24  # of the activations of one dendrite
+
 
 class Dendrite(nn.Module):
     """One dendrite node for each of a module's C output channels.
@@ -84,7 +86,12 @@ class Dendritic(Wrapper):
         module: M, trained by ordinary backpropagation.
         dendrites: The accepted dendrites in their order; frozen, except in the ``gradient`` variant.
         outgoing: W, shape (D, C), trained with M.
+        gathered: Samples of many batches, set by a training loop whose batches are views of them, and taken away at
+            its end. A Linear that sees such a batch works out what its frozen dendrites say of all of them at once.
     """
+
+    gathered: Tensor | None = None
+    _ahead: tuple[tuple[Any, ...], list[Tensor]] | None = None
 
     def __init__(self, module: nn.Module, spec: DendriteSpec, adapter: Adapter | None = None) -> None:
         super().__init__()
@@ -105,12 +112,57 @@ class Dendritic(Wrapper):
 
     def activations(self, *args: Any, **kwargs: Any) -> list[Tensor]:
         """The activations of the accepted dendrites, each of the shape of M's neurons; cut off from the graph."""
+        if self.gathered is not None and len(args) == 1 and not kwargs:
+            known = self._slices(args[0], self.gathered)
+            if known is not None:
+                return known
+            self.look_ahead(None)  # from now on batch by batch
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.variant == "gradient"):
             seen: list[Tensor] = []
             for dendrite in self.dendrites._modules.values():
                 assert dendrite is not None
                 seen.append(dendrite.forward(seen, *args, **kwargs))  # not a call: it has no hooks
             return seen
+
+    def _slices(self, x: Any, gathered: Tensor) -> list[Tensor] | None:
+        """The activations at x, a view of some gathered samples, from those at all; None if that cannot be told."""
+        if not isinstance(x, Tensor) or x._base is not gathered or x.dtype != gathered.dtype:
+            return None
+        size = x.shape[1:].numel()
+        start, rest = divmod(int(x.storage_offset()), size) if size else (0, 1)
+        if rest or size != gathered.shape[1:].numel() or x.ndim < 2 or not x.is_contiguous():
+            return None
+        # The version counts changes in place, of any view: after one, what is known is no longer true.
+        key = (gathered._version, x.shape[1:], len(self.dendrites._modules))
+        if self._ahead is None and self._can_look_ahead(gathered.numel() // x.shape[-1]):
+            seen: list[Tensor] = []
+            with torch.no_grad():
+                for dendrite in self.dendrites:
+                    seen.append(dendrite.forward(seen, gathered.reshape(-1, *x.shape[1:])))
+            self._ahead = key, seen
+        if self._ahead is None or self._ahead[0] != key:
+            return None
+        return [activation[start : start + len(x)] for activation in self._ahead[1]]
+
+    def _can_look_ahead(self, rows: int) -> bool:
+        """Whether dendrites do the same with many samples as with few, and an activation is not too large.
+
+        However many dendrites there are: one more must not change the last bits of the others.
+        """
+        return (
+            type(self.module) is nn.Linear
+            and self.spec.variant != "gradient"
+            and self.spec.fan_in is None
+            and rows * self.channels * self.outgoing.element_size() <= _AHEAD_BYTES
+            and not any(hooked(part) for part in self.dendrites.modules())
+        )
+
+    def look_ahead(self, gathered: Tensor | None) -> None:
+        """Say of which samples, in memory of their own, the next batches are views; None to say that it is over.
+
+        Also what to do after an input that is not such a view: a guess that fails is not tried again.
+        """
+        self.gathered, self._ahead = gathered, None
 
     def generation(self) -> list[Dendrite]:
         """A new generation at a random start (torch's global stream). It is not part of the network yet."""

@@ -96,7 +96,7 @@ def _train_epoch(
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     told: list[Tensor] = []
     share: Tensor | None = None
-    for inputs, targets in _gathered(split, batch_size):
+    for inputs, targets in _gathered(network, split, batch_size):
         losses = task.loss(network(inputs), targets)
         if share is None or share.shape != losses.shape:
             share = torch.full_like(losses, 1 / losses.numel(), requires_grad=False)
@@ -112,15 +112,26 @@ def _train_epoch(
     return mean
 
 
-def _gathered(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of an epoch. Many are gathered at once: a slice of that costs less than an index of its own."""
+def _gathered(network: nn.Module, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of an epoch. Many are gathered at once: a slice of that costs less than an index of its own.
+
+    Dendrites that see the gathered inputs as they are work them out at once, too.
+    """
+    modules = dendritic_modules(network).values()
     batches = _batches(len(split.inputs), batch_size)
     together = max(1, _GATHERED_BYTES // max(1, batch_size * split.inputs[:1].nbytes))
-    for start in range(0, len(batches), together):
-        some = batches[start : start + together]
-        sizes = [len(batch) for batch in some]
-        rows = torch.cat(some)
-        yield from zip(split.inputs[rows].split(sizes), split.targets[rows].split(sizes), strict=True)
+    try:
+        for start in range(0, len(batches), together):
+            some = batches[start : start + together]
+            sizes = [len(batch) for batch in some]
+            rows = torch.cat(some)
+            inputs, targets = split.inputs[rows].contiguous(), split.targets[rows]
+            for module in modules:
+                module.look_ahead(inputs)
+            yield from zip(inputs.split(sizes), targets.split(sizes), strict=True)
+    finally:
+        for module in modules:
+            module.look_ahead(None)
 
 
 def _batches(samples: int, batch_size: int) -> list[Tensor]:
