@@ -33,9 +33,32 @@ class Fused(Wrapper):
         self.incoming = nn.Parameter(torch.cat([dendrite.incoming.detach() for dendrite in dendrites]))
         self.outgoing = nn.Parameter(module.outgoing.detach().clone())
         self.nonlinearity = FUNCTIONS[module.spec.nonlinearity]
+        self.shifted = False
         self.axis = module.adapter.axis
         setattr(self, _outputs(module.module), module.channels)
         self.channels = module.channels
+        if self.nonlinearity is FUNCTIONS["tanh"]:
+            self._use_sigmoids()
+
+    @torch.no_grad()
+    def _use_sigmoids(self) -> None:
+        """Put tanh(z) = 2 sigmoid(2 z) - 1, several times faster on CPUs, into the weights if there is a bias.
+
+        With s = sigmoid(2 z) the activations are a = 2 s - 1, and the sums become
+
+            2 z_d = 2 M_d(x) - 2 sum_e U[d, e] + sum_e 4 U[d, e] s_e
+            y     = M(x) - sum_d W[d] + sum_d 2 W[d] s_d
+        """
+        weight, bias = self.module.get_parameter("weight"), self.module.bias
+        if not isinstance(bias, Tensor) or weight.dtype not in (torch.float32, torch.float64):
+            return  # shorter types would round s before 1 is taken away
+        shifts = [self.outgoing.sum(0), *(rows.sum(0) for rows in self.incoming.split(self.earlier))]
+        bias.sub_(torch.cat(shifts))
+        for values in (weight, bias):
+            values[self.channels :].mul_(2)
+        self.incoming.mul_(4)
+        self.outgoing.mul_(2)
+        self.nonlinearity, self.shifted = torch.sigmoid, True
 
     @property
     def weight(self) -> Tensor:
@@ -46,7 +69,10 @@ class Fused(Wrapper):
     def bias(self) -> Tensor | None:
         """M's own."""
         stacked = self.module.bias
-        return stacked[: self.channels] if isinstance(stacked, Tensor) else None
+        if not isinstance(stacked, Tensor):
+            return None
+        own = stacked[: self.channels]
+        return own + self.outgoing.sum(0) / 2 if self.shifted else own
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name: networks may give it by keyword
         y: Tensor

@@ -12,18 +12,22 @@ are ordinary parts of the network.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules import module as modules
 from torch.nn.utils import skip_init
 
-from pbp_search.dendrites.adapters import Adapter
+from pbp_search.dendrites.adapters import Adapter, is_layer
 from pbp_search.dendrites.forms import SparsePatches
 from pbp_search.dendrites.seen import Seen
-from pbp_search.dendrites.spec import FUNCTIONS, DendriteSpec
+from pbp_search.dendrites.spec import _LARGE, FUNCTIONS, DendriteSpec
 from pbp_search.errors import UnsupportedModuleError
+
+_AHEAD_BYTES = 2**24  # of the activations of one dendrite
 
 
 class Dendrite(nn.Module):
@@ -53,12 +57,18 @@ class Dendrite(nn.Module):
 
         Of ``earlier`` only those of earlier generations are used, not its neighbours of the same one.
         """
-        output = self.module(*args, **kwargs)
-        z: Tensor = output if self.sparse else self.adapter.neurons(output)
-        if len(earlier):
-            for weight, activation in zip(self.incoming.unbind(), earlier, strict=False):
-                z = torch.addcmul(z, activation, along(weight, self.adapter.axis))
-        return self.nonlinearity(z)
+        module = self._modules["module"]
+        assert module is not None
+        bare = not hooked(module)
+        if bare and type(module) is nn.Linear and len(args) == 1 and not kwargs:  # a call of it does this by a detour
+            z = functional.linear(args[0], module.weight, module.bias)
+        else:
+            output = module(*args, **kwargs)
+            z = output if self.sparse else self.adapter.neurons(output)
+        alone = bare and (self.sparse or is_layer(module)) and not watched()  # z is new, and nobody else's
+        if earlier:
+            z = add_branches(z, self.incoming, earlier, self.adapter.axis, in_place=alone)
+        return in_place(self.nonlinearity, z) if alone else self.nonlinearity(z)
 
 
 class Wrapper(nn.Module):
@@ -80,7 +90,12 @@ class Dendritic(Wrapper):
         seen: What dendrites see instead of M's inputs, if anything.
         dendrites: The accepted dendrites in their order; frozen, except in the ``gradient`` variant.
         outgoing: W, shape (D, C), trained with M.
+        gathered: Samples of many batches, set by a training loop whose batches are views of them, and taken away at
+            its end. A Linear that sees such a batch works out what its frozen dendrites say of all of them at once.
     """
+
+    gathered: Tensor | None = None
+    _ahead: tuple[tuple[Any, ...], list[Tensor]] | None = None
 
     def __init__(
         self, module: nn.Module, spec: DendriteSpec, adapter: Adapter | None = None, seen: Seen | None = None
@@ -96,7 +111,7 @@ class Dendritic(Wrapper):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.module(*args, **kwargs)
-        if not len(self.dendrites):
+        if not self.dendrites._modules:  # a ModuleList's own len and iter take as long as a small kernel
             return output
         y = self.adapter.neurons(output)
         activations = self.activations(*args, **kwargs)
@@ -104,11 +119,17 @@ class Dendritic(Wrapper):
 
     def activations(self, *args: Any, **kwargs: Any) -> list[Tensor]:
         """The activations of the accepted dendrites, each of the shape of M's neurons; cut off from the graph."""
+        if self.seen is not None:
+            args, kwargs = (self.seen.value(),), {}
+        if self.gathered is not None and len(args) == 1 and not kwargs:
+            known = self._slices(args[0], self.gathered)
+            if known is not None:
+                return known
+            self.look_ahead(None)  # from now on batch by batch
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.variant == "gradient"):
-            if self.seen is not None:
-                args, kwargs = (self.seen.value(),), {}
             earlier: list[Tensor] = []
-            for dendrite in self.dendrites:
+            for dendrite in self.dendrites._modules.values():
+                assert dendrite is not None
                 earlier.append(dendrite.forward(earlier, *args, **kwargs))  # not a call: it has no hooks
             return earlier
 
@@ -127,6 +148,46 @@ class Dendritic(Wrapper):
             nn.Linear, self.seen.features, self.channels, biased, device=like.device, dtype=like.dtype
         )
         return base
+
+    def _slices(self, x: Any, gathered: Tensor) -> list[Tensor] | None:
+        """The activations at x, a view of some gathered samples, from those at all; None if that cannot be told."""
+        if not isinstance(x, Tensor) or x._base is not gathered or x.dtype != gathered.dtype:
+            return None
+        size = x.shape[1:].numel()
+        start, rest = divmod(int(x.storage_offset()), size) if size else (0, 1)
+        if rest or size != gathered.shape[1:].numel() or x.ndim < 2 or not x.is_contiguous():
+            return None
+        # The version counts changes in place, of any view: after one, what is known is no longer true.
+        key = (gathered._version, x.shape[1:], len(self.dendrites._modules))
+        if self._ahead is None and self._can_look_ahead(gathered.numel() // x.shape[-1]):
+            earlier: list[Tensor] = []
+            with torch.no_grad():
+                for dendrite in self.dendrites:
+                    earlier.append(dendrite.forward(earlier, gathered.reshape(-1, *x.shape[1:])))
+            self._ahead = key, earlier
+        if self._ahead is None or self._ahead[0] != key:
+            return None
+        return [activation[start : start + len(x)] for activation in self._ahead[1]]
+
+    def _can_look_ahead(self, rows: int) -> bool:
+        """Whether dendrites do the same with many samples as with few, and an activation is not too large.
+
+        However many dendrites there are: one more must not change the last bits of the others.
+        """
+        return (
+            type(self.module) is nn.Linear
+            and self.spec.variant != "gradient"
+            and self.spec.fan_in is None
+            and rows * self.channels * self.outgoing.element_size() <= _AHEAD_BYTES
+            and not any(hooked(part) for part in self.dendrites.modules())
+        )
+
+    def look_ahead(self, gathered: Tensor | None) -> None:
+        """Say of which samples, in memory of their own, the next batches are views; None to say that it is over.
+
+        Also what to do after an input that is not such a view: a guess that fails is not tried again.
+        """
+        self.gathered, self._ahead = gathered, None
 
     def generation(self) -> list[Dendrite]:
         """A new generation at a random start (torch's global stream). It is not part of the network yet."""
@@ -157,15 +218,50 @@ class Dendritic(Wrapper):
         return self
 
 
-def add_branches(y: Tensor, outgoing: Tensor, activations: Sequence[Tensor], axis: int) -> Tensor:
-    """``y + sum_d W[d] * a_d``.
+def add_branches(
+    y: Tensor, weights: Tensor, activations: Sequence[Tensor], axis: int, in_place: bool = False
+) -> Tensor:
+    """``y + sum_d W[d] * a_d``, for as many activations as there are rows of weights.
 
     One product and one sum a dendrite, in a fixed order: a larger stacked product may round differently, and a dendrite
     that enters with W = 0 must leave every bit of y as it was.
     """
-    for weight, activation in zip(outgoing.unbind(), activations, strict=True):
-        y = torch.addcmul(y, activation, along(weight, axis))
+    # A single row need not be taken out: that is a node of the graph less.
+    rows = (weights,) if len(weights) == 1 and y.ndim > 1 else weights.unbind()
+    for row, activation in zip(rows, activations, strict=False):
+        factor = along(row, axis)
+        y = y.addcmul_(activation, factor) if in_place else torch.addcmul(y, activation, factor)
     return y
+
+
+def in_place(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """A dendrite's nonlinearity in the place of its argument: fresh memory costs more than the numbers.
+
+    Without a graph only. The values are those of the function to the last bit.
+    """
+    if function is torch.sigmoid:
+        return z.sigmoid_()
+    if function is torch.relu:
+        return z.relu_()
+    if function is not FUNCTIONS["tanh"]:
+        return function(z)
+    return z.tanh_() if z.numel() < _LARGE or z.is_cuda else z.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def watched() -> bool:
+    """Whether a graph of the operations is made: for gradients, or by a compiler or exporter."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a call of a module may be more than its class says."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or "forward" in module.__dict__
+        or modules._global_forward_hooks
+        or modules._global_forward_pre_hooks
+    )
 
 
 def along(weight: Tensor, axis: int) -> Tensor:

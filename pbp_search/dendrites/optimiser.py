@@ -1,48 +1,44 @@
-"""Adam on parameters that lie in one buffer: a step is one call of a kernel, however many parameters there are.
+"""Adam without the bookkeeping: a step is one call of a kernel for all parameters of a type and device.
 
-Over 80% of a small network's training step is overhead, and most of that is the optimiser's bookkeeping.
+Over 80% of a small network's training step is overhead, and much of that is the optimiser's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from pbp_search.errors import TrainingError
 
-def flatten(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Lay parameters into one buffer for each type and device.
 
-    The parameters stay what they are, but their values and gradients become views of the returned parameters: a step
-    on these is a step on those, for every optimiser that treats each number alike.
+@dataclass(frozen=True)
+class _Group:
+    """Parameters that are treated alike and have had equally many steps, and Adam's averages of each."""
 
-    Returns:
-        One flat parameter for each type and device, with its gradient.
-    """
-    groups: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
-    for parameter in parameters:
-        groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
-    flats = []
-    for group in groups.values():
-        flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in group]))
-        flat.grad = torch.zeros_like(flat)
-        start = 0
-        for parameter in group:
-            end = start + parameter.numel()
-            parameter.data = flat.data[start:end].view_as(parameter)
-            parameter.grad = flat.grad[start:end].view_as(parameter)
-            start = end
-        flats.append(flat)
-    return flats
+    decay: float
+    parameters: list[Tensor]
+    averages: list[Tensor]
+    squares: list[Tensor]
+    count: Tensor
+
+    def part(self, rows: list[int]) -> "_Group":
+        """Some of the parameters, with a count of their own."""
+        lists = (self.parameters, self.averages, self.squares)
+        parameters, averages, squares = ([some[row] for row in rows] for some in lists)
+        return _Group(self.decay, parameters, averages, squares, self.count.clone())
 
 
 class Adam:
-    """Adam (D. Kingma and J. Ba, ICLR 2015) on flattened parameters, by the kernel behind ``torch.optim.Adam``.
+    """Adam (D. Kingma and J. Ba, ICLR 2015) by the kernel behind ``torch.optim.Adam``, and with the same rules.
+
+    A parameter without a gradient in a step is left as it is: no weight decay, and no step of its averages.
 
     Args:
-        parameters: Flattened by this: their values and gradients become views.
+        parameters: Trained. Those that hold no numbers are left out.
         learning_rate: The step size.
         weight_decay: Decoupled from the gradient (I. Loshchilov and F. Hutter, ICLR 2019).
-        undecayed: Parameters that take no weight decay.
+        undecayed: Also trained, but without weight decay.
     """
 
     def __init__(
@@ -53,41 +49,74 @@ class Adam:
         undecayed: Sequence[nn.Parameter] = (),
     ) -> None:
         self._learning_rate = learning_rate
-        self._groups: list[tuple[float, list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]] = []
-        for decay, group in ((weight_decay, parameters), (0.0, undecayed)):
-            flats = flatten(group)
-            if flats:
-                gradients = [flat.grad for flat in flats if flat.grad is not None]
-                averages = [torch.zeros_like(flat) for flat in flats]
-                squares = [torch.zeros_like(flat) for flat in flats]
-                counts = [torch.zeros((), device=flat.device) for flat in flats]
-                self._groups.append((decay, [flat.data for flat in flats], gradients, averages, squares, counts))
+        alike: dict[tuple[float, torch.dtype, torch.device], list[Tensor]] = {}
+        for decay, some in ((weight_decay, parameters), (0.0, undecayed)):
+            for parameter in some:
+                if parameter.numel():
+                    alike.setdefault((decay, parameter.dtype, parameter.device), []).append(parameter)
+        self._groups = [
+            _Group(
+                decay,
+                some,
+                [torch.zeros_like(parameter) for parameter in some],
+                [torch.zeros_like(parameter) for parameter in some],
+                torch.zeros((), device=device),
+            )
+            for (decay, _, device), some in alike.items()
+        ]
 
     def zero_grad(self) -> None:
-        """Set all gradients to zero: they are views and stay where they are."""
-        for _, _, gradients, _, _, _ in self._groups:
-            for gradient in gradients:
-                gradient.zero_()
+        """Forget all gradients."""
+        for group in self._groups:
+            for parameter in group.parameters:
+                parameter.grad = None
 
     def step(self) -> None:
-        """Change the parameters by their gradients."""
-        for decay, values, gradients, averages, squares, counts in self._groups:
-            torch._foreach_add_(counts, 1.0)
-            update = torch._fused_adamw_ if decay else torch._fused_adam_
+        """Change the parameters by their gradients.
+
+        Raises:
+            TrainingError: A parameter has another type or device than at the start.
+        """
+        groups = []
+        with torch.no_grad():
+            for group in self._groups:
+                gradients = [parameter.grad for parameter in group.parameters if parameter.grad is not None]
+                if gradients and len(gradients) < len(group.parameters):  # now they have different numbers of steps
+                    rows = range(len(group.parameters))
+                    found = [row for row in rows if group.parameters[row].grad is not None]
+                    groups.append(group.part([row for row in rows if row not in found]))
+                    group = group.part(found)
+                if gradients:
+                    self._update(group, gradients)
+                groups.append(group)
+        self._groups = groups
+
+    def _update(self, group: _Group, gradients: list[Tensor]) -> None:
+        group.count.add_(1)
+        update = torch._fused_adamw_ if group.decay else torch._fused_adam_
+        try:
             update(
-                values,
+                group.parameters,
                 gradients,
-                averages,
-                squares,
+                group.averages,
+                group.squares,
                 [],
-                counts,
+                [group.count] * len(gradients),
                 lr=self._learning_rate,
                 beta1=0.9,
                 beta2=0.999,
-                weight_decay=decay,
+                weight_decay=group.decay,
                 eps=1e-8,
                 amsgrad=False,
                 maximize=False,
                 grad_scale=None,
                 found_inf=None,
             )
+        except RuntimeError as error:
+            pairs = zip(group.parameters, group.averages, strict=True)
+            if all((one.dtype, one.device) == (other.dtype, other.device) for one, other in pairs):
+                raise
+            raise TrainingError(
+                "The network was moved to another type or device while it was trained: "
+                "move it where the task's model() makes it."
+            ) from error

@@ -60,10 +60,18 @@ class Data(Generic[S]):
     test: S
 
 
-def training_batches(source: Source, batch_size: int) -> Iterator[Batch]:
-    """All samples once, in a new order drawn from torch's global stream."""
+def training_batches(
+    source: Source, batch_size: int, on_gathered: Callable[[Tensor | None], None] | None = None
+) -> Iterator[Batch]:
+    """All samples once, in a new order drawn from torch's global stream.
+
+    Args:
+        source: Where they come from.
+        batch_size: Of tensors and Datasets; others have batches of their own.
+        on_gathered: Told the tensor of which the inputs of the next batches are views, None when that is over.
+    """
     if isinstance(source, Split):
-        yield from _gathered(source, batch_size)
+        yield from _gathered(source, batch_size, on_gathered or (lambda inputs: None))
     elif isinstance(source, Dataset):
         shuffled = not isinstance(source, IterableDataset)
         # A single left-over sample has no batch statistics.
@@ -175,16 +183,21 @@ def _restarted(source: Iterable[Batch]) -> Iterable[Batch]:
     return source
 
 
-def _gathered(split: Split, batch_size: int) -> Iterator[Batch]:
+def _gathered(split: Split, batch_size: int, on_gathered: Callable[[Tensor | None], None]) -> Iterator[Batch]:
     """The batches of an epoch. Many are gathered at once: a slice of that costs less than an index of its own."""
     batches = _orders(len(split.inputs), batch_size)
     together = max(1, _GATHERED_BYTES // max(1, batch_size * split.inputs[:1].nbytes))
-    for start in range(0, len(batches), together):
-        some = batches[start : start + together]
-        sizes = [len(batch) for batch in some]
-        rows = torch.cat(some)
-        for inputs, targets in zip(split.inputs[rows].split(sizes), split.targets[rows].split(sizes), strict=True):
-            yield inputs if split.augment is None else split.augment(inputs), targets
+    try:
+        for start in range(0, len(batches), together):
+            some = batches[start : start + together]
+            sizes = [len(batch) for batch in some]
+            rows = torch.cat(some)
+            gathered, targets = split.inputs[rows].contiguous(), split.targets[rows]
+            on_gathered(None if split.augment else gathered)
+            for x, y in zip(gathered.split(sizes), targets.split(sizes), strict=True):
+                yield x if split.augment is None else split.augment(x), y
+    finally:
+        on_gathered(None)
 
 
 def _orders(samples: int, batch_size: int) -> list[Tensor]:

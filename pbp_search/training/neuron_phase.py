@@ -89,19 +89,27 @@ def _train_epoch(
     """One pass over the data in a new order. Returns the mean loss."""
     network.train()
     device = _device(network)
-    means, sizes = [], []
-    for batch in training_batches(source, config.batch_size):
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    modules = dendritic_modules(network).values()
+
+    def on_gathered(inputs: Tensor | None) -> None:
+        # Dendrites that see the gathered inputs as they are work them out at once.
+        for module in modules:
+            module.look_ahead(inputs)
+
+    told: list[Tensor] = []
+    share: Tensor | None = None
+    for batch in training_batches(source, config.batch_size, on_gathered):
         losses = _losses(network, task, moved(batch, device), config.mixed_precision)
-        loss = losses.mean()
+        if share is None or share.shape != losses.shape:
+            share = torch.full_like(losses, 1 / losses.numel(), requires_grad=False)
         optimiser.zero_grad()
-        loss.backward()
+        losses.backward(share)  # of their mean
         if config.gradient_clip is not None:
-            trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
             nn.utils.clip_grad_norm_(trained, config.gradient_clip)
         optimiser.step()
-        means.append(loss.detach())
-        sizes.append(len(losses))
-    mean = float(torch.stack(means).double().cpu() @ torch.tensor(sizes, dtype=torch.float64)) / sum(sizes)
+        told.append(losses.detach())
+    mean = float(torch.cat(told).double().mean())
     if not math.isfinite(mean):
         raise TrainingError(f"The training loss became {mean}: try a smaller learning rate.")
     return mean

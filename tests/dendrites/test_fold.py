@@ -3,12 +3,14 @@ import torch
 from torch import Tensor, nn
 
 from pbp_search.dendrites import Fused, attach, dendritic_modules, fold, parameter_count, weight_bytes
+from pbp_search.dendrites.spec import FUNCTIONS
 from tests.dendrites.grown_networks import (
     BUILDERS,
     NONLINEARITIES,
     add_generations,
     all_modules,
     assert_same_state,
+    dendritic,
     grown,
     inputs_for,
     state_of,
@@ -121,3 +123,22 @@ def test_a_network_that_reads_the_weight_of_a_layer_reads_the_layers_own(bias: b
     assert type(folded.get_submodule("encoder")) is Fused
     x = inputs_for("perceptron", 9, torch.float64)
     torch.testing.assert_close(folded(x), network(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_tanh_is_a_sigmoid_with_other_weights_and_m_keeps_its_own(bias: bool) -> None:
+    module = dendritic(3, 4, 3, "tanh", bias=bias, dtype=torch.float64)
+    folded = fold(nn.Sequential(module)).get_submodule("0")
+    assert isinstance(folded, Fused)
+    assert folded.nonlinearity is (torch.sigmoid if bias else FUNCTIONS["tanh"])
+    torch.testing.assert_close(folded.weight, module.module.weight, rtol=0, atol=0)
+    if bias:
+        torch.testing.assert_close(folded.bias, module.module.bias, rtol=0, atol=1e-14)
+    x = 10 * torch.randn(50, 3, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), module(x), rtol=0, atol=1e-12)
+
+
+def test_a_short_type_keeps_its_tanh() -> None:
+    network = grown("perceptron", 3, 2, dtype=torch.bfloat16)
+    folded = fold(network)
+    assert all(part.nonlinearity is FUNCTIONS["tanh"] for part in folded.modules() if isinstance(part, Fused))
