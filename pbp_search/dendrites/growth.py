@@ -21,7 +21,7 @@ from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.pools import CallPart, CallPool, PatchPart, PatchPool
 from pbp_search.dendrites.record import Record
-from pbp_search.errors import TrainingError
+from pbp_search.errors import InputError, TrainingError
 
 Stop = Callable[[float], bool]
 """Told the held-out score after each epoch, says whether the phase is over."""
@@ -85,8 +85,11 @@ def grow(
         The generation at its best held-out score, and how it went.
 
     Raises:
+        InputError: The module is a sham: it has no dendrites to train.
         TrainingError: A candidate's weights or outputs became NaN or infinite.
     """
+    if module.spec.variant == "sham":
+        raise InputError("A module of the variant sham has no dendrites to train: grow nothing there.")
     start = int(torch.randint(2**62, (), generator=generator))
     problem = _Problem(module, record)
     generation, scores = problem.train(start, stop(), learning_rate)
@@ -104,15 +107,37 @@ def grow(
     )
 
 
+def draw(module: Dendritic, record: Record, generator: torch.Generator) -> list[Dendrite]:
+    """A generation that is not trained: dendrites at a random start, drawn for standardised inputs as candidates are.
+
+    Args:
+        module: The module, with its accepted dendrites. It is not changed.
+        record: Inputs at the module; statistics of batches in copied blocks are those of the training part.
+        generator: Draws the start.
+    """
+    if module.spec.variant == "sham":
+        return []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        part_type, pool_type = _types(module)
+        pool = pool_type(module, part_type(module, record.training), module.spec.per_neuron)
+        every = torch.arange(module.spec.per_neuron, device=module.outgoing.device).unsqueeze(1)
+        generation: list[Dendrite] = pool.chosen(every.expand(-1, module.channels))
+        return generation
+
+
+def _types(module: Dendritic) -> tuple[type[Any], type[Any]]:
+    """The part and the pool that fit a module."""
+    return (PatchPart, PatchPool) if Patches.fit(module.module) else (CallPart, CallPool)
+
+
 class _Problem:
     """Maximise the sum of S_i over the candidates' own weights and their incoming U."""
 
     def __init__(self, module: Dendritic, record: Record) -> None:
         self.module = module
         self.objective = signed_correlation if module.spec.objective == "correlation" else signed_covariance
-        by_patches = Patches.fit(module.module)
-        part: type[Any] = PatchPart if by_patches else CallPart
-        self.pool_type: type[Any] = PatchPool if by_patches else CallPool
+        part, self.pool_type = _types(module)
         self.training = part(module, record.training)
         self.held_out = part(module, record.held_out)
         # Each part by its own fit: that of other records, taken out of a record far from them, would leave an error
@@ -145,7 +170,7 @@ class _Problem:
         """The generation at its best held-out score, and the held-out score after each epoch."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            pool = self.pool_type(self.module, self.training)
+            pool = self.pool_type(self.module, self.training, self.module.spec.pool)
             if linear:
                 pool.linearise()
             batches = torch.Generator().manual_seed(seed)

@@ -23,6 +23,7 @@ _NARROW = 64
 """The number of inputs up to which the learning rate is taken as it is."""
 EPOCH = 8 * _BATCH
 """Records an epoch. Fewer than two batches are taken whole."""
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class PatchPart:
@@ -66,6 +67,7 @@ class PatchPool(nn.Module):
     Args:
         module: The module.
         part: The records to learn from.
+        candidates: P.
 
     Attributes:
         weight: By standardised inputs, shape (P, C, F), or (P, C, fan_in) beside an ``index`` of that shape.
@@ -73,12 +75,12 @@ class PatchPool(nn.Module):
         incoming: U, shape (P, e, C).
     """
 
-    def __init__(self, module: Dendritic, part: PatchPart) -> None:
+    def __init__(self, module: Dendritic, part: PatchPart, candidates: int) -> None:
         super().__init__()
         self.module = [module]  # not a part of this one
         self.view = Patches.of(module.module)
         self.nonlinearity = FUNCTIONS[module.spec.nonlinearity]
-        starts = [dendrite for _ in range(module.spec.pool) for dendrite in _one(module)]
+        starts = [dendrite for _ in range(candidates) for dendrite in _one(module)]
         sparse = module.spec.fan_in is not None
         weights = [start.module.get_parameter("weight").detach() for start in starts]
         self.weight = nn.Parameter(torch.stack([w if sparse else self.view.matrix(w) for w in weights]))
@@ -227,12 +229,28 @@ class CallPart:
 
 
 class CallPool(nn.Module):
-    """P candidates, each a copy of the whole module: its channels are not independent."""
+    """P candidates, each a copy of the whole module: its channels are not independent.
 
-    def __init__(self, module: Dendritic, part: CallPart) -> None:
+    Statistics of batches inside them begin as those of the records.
+    """
+
+    def __init__(self, module: Dendritic, part: CallPart, candidates: int) -> None:
         super().__init__()
         self.module = [module]
-        self.candidates = nn.ModuleList([dendrite for _ in range(module.spec.pool) for dendrite in _one(module)])
+        self.candidates = nn.ModuleList([dendrite for _ in range(candidates) for dendrite in _one(module)])
+        self._settle(part)
+
+    @torch.no_grad()
+    def _settle(self, part: CallPart) -> None:
+        norms = [one for one in self.eval().modules() if isinstance(one, _NORMS) and one.track_running_stats]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.train().reset_running_stats()
+            norm.momentum = None  # the mean of all calls
+        if norms:
+            self.outputs(part)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
     def outputs(self, part: CallPart, rows: Tensor | None = None) -> Tensor:
         """V, shape (R, P, C)."""
