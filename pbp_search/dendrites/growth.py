@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
-from pbp_search.dendrites.objective import LinearFit, Projection, correlation, signed_correlation, signed_covariance
+from pbp_search.dendrites.objective import LinearFit, Projection, signed_correlation, signed_covariance, standardise
 from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.pools import CallPart, CallPool, PatchPart, PatchPool
@@ -143,13 +143,15 @@ class _Problem:
         # Each part by its own fit: that of other records, taken out of a record far from them, would leave an error
         # that depends on its inputs, shuffled or not.
         self.known: list[Tensor] = []
+        self.left: list[Tensor] = []
         self.fits: list[LinearFit] = []
         for some in (self.training, self.held_out):
             projection = Projection(some.inputs, some.activations, some.errors)
             left = projection.residual(some.inputs, some.activations, some.errors)
             self.known.append(some.errors - left)
+            self.left.append(left)
             self.fits.append(projection.fit)
-            some.errors = left
+            some.errors = standardise(left)
 
     def shuffled(self, generator: torch.Generator) -> "_Problem":
         """The same with what is left of the errors taken from other samples of the same part.
@@ -158,10 +160,11 @@ class _Problem:
         """
         other = copy.copy(self)
         other.training, other.held_out = copy.copy(self.training), copy.copy(self.held_out)
-        for some, known, fit in zip((other.training, other.held_out), self.known, self.fits, strict=True):
-            errors = known + _permuted(some.errors, some.samples, generator)
+        parts = (other.training, other.held_out)
+        for some, known, left, fit in zip(parts, self.known, self.left, self.fits, strict=True):
+            errors = known + _permuted(left, some.samples, generator)
             projection = Projection(some.inputs, some.activations, errors, fit)
-            some.errors = projection.residual(some.inputs, some.activations, errors)
+            some.errors = standardise(projection.residual(some.inputs, some.activations, errors))
         return other
 
     def train(
@@ -170,9 +173,7 @@ class _Problem:
         """The generation at its best held-out score, and the held-out score after each epoch."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            pool = self.pool_type(self.module, self.training, self.module.spec.pool)
-            if linear:
-                pool.linearise()
+            pool = self.pool_type.searched(self.module, self.training, linear)
             batches = torch.Generator().manual_seed(seed)
             optimiser = Adam(list(pool.parameters()), learning_rate)
             best, scores, over = dict[str, Tensor](), list[float](), False
@@ -213,7 +214,7 @@ class _Problem:
 
     def _scores(self, pool: PatchPool | CallPool) -> Tensor:
         """The held-out correlation of every candidate, shape (P, C)."""
-        return correlation(self._outputs(pool), self.held_out.errors.unsqueeze(1))
+        return signed_correlation(self._outputs(pool), self.held_out.errors.unsqueeze(1)).abs().clamp(max=1.0)
 
     @torch.no_grad()
     def noise(self, generator: torch.Generator) -> float:
@@ -221,10 +222,10 @@ class _Problem:
 
         By sample: a sample's positions stay together, because they are alike.
         """
-        scores = []
+        scores, outputs = [], standardise(self.outputs[:, 0])
         for _ in range(_PERMUTATIONS):
             permuted = _permuted(self.held_out.errors, self.held_out.samples, generator)
-            scores.append(correlation(self.outputs[:, 0], permuted).mean())
+            scores.append((outputs * permuted).mean(0).abs().mean())
         return float(torch.stack(scores).std())
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
+from pbp_search.dendrites.objective import standardise
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.record import Part
 from pbp_search.dendrites.spec import FUNCTIONS
@@ -23,6 +24,10 @@ _NARROW = 64
 """The number of inputs up to which the learning rate is taken as it is."""
 EPOCH = 8 * _BATCH
 """Records an epoch. Fewer than two batches are taken whole."""
+_SEARCHED = 512
+"""Random candidates that the neurons of a layer share as starts."""
+_GAIN = 4.0
+"""Times the layer's own start. Near 0 a nonlinearity is linear, and nothing linear is left to correlate with."""
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -96,6 +101,37 @@ class PatchPool(nn.Module):
         self.scale = factor * self.scale
         self.weight.data /= factor
 
+    @classmethod
+    @torch.no_grad()
+    def searched(cls, module: Dendritic, part: PatchPart, linear: bool) -> "PatchPool":
+        """A pool whose candidates start as the best of many random ones, by the training records.
+
+        Gradients find a start among many slowly; all errors by all candidates are one product, because any candidate
+        of a group fits any of its neurons.
+        """
+        wanted, channels = module.spec.pool, module.channels
+        pool = cls(module, part, max(wanted, _SEARCHED // channels))
+        if linear:
+            pool.nonlinearity = _identity
+        pool.weight.mul_(_GAIN)
+        if pool.bias is not None:
+            pool.bias.uniform_(-1, 1)  # torch's is nearly 0 where there are many inputs, but even functions need one
+        rows, shape = part.first(), (pool.view.groups, -1)
+        outputs = standardise(pool.outputs(part, rows)).unflatten(2, shape)
+        found = torch.einsum("rpgc,rgd->gpcd", outputs, part.errors[rows].unflatten(1, shape)).abs()
+        best = found.flatten(1, 2).topk(wanted, 1).indices  # (G, pool, C / G)
+        size = found.shape[2]
+        offset = size * torch.arange(pool.view.groups, device=best.device).reshape(-1, 1, 1)
+        best = (best // size * channels + best % size + offset).transpose(0, 1).flatten(1)  # (pool, C)
+        pool.weight = nn.Parameter(pool.weight.flatten(0, 1)[best])
+        if pool.bias is not None:
+            pool.bias = nn.Parameter(pool.bias.flatten()[best])
+        if pool.index is not None:
+            pool.index = pool.index.flatten(0, 1)[best]
+            pool.mean, pool.scale = pool.mean.flatten(0, 1)[best], pool.scale.flatten(0, 1)[best]
+        pool.incoming = nn.Parameter(pool.incoming[:wanted].clone())
+        return pool
+
     def _standard(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of each weight's input, and the inverse of its deviation; 0 for constant ones. Shapes like weight's.
 
@@ -129,10 +165,6 @@ class PatchPool(nn.Module):
         for e, activation in enumerate(part.activations):
             z = z + self.incoming[:, e] * (activation if rows is None else activation[rows]).unsqueeze(1)
         return self.nonlinearity(z)
-
-    def linearise(self) -> None:
-        """Leave the nonlinearity out."""
-        self.nonlinearity = _identity
 
     def choice(self, scores: Tensor) -> Tensor:
         """Of scores (P, C), each neuron's own best candidates: shape (per_neuron, C)."""
@@ -240,6 +272,15 @@ class CallPool(nn.Module):
         self.candidates = nn.ModuleList([dendrite for _ in range(candidates) for dendrite in _one(module)])
         self._settle(part)
 
+    @classmethod
+    def searched(cls, module: Dendritic, part: CallPart, linear: bool) -> "CallPool":
+        """A pool at a random start: copies are too costly for many."""
+        pool = cls(module, part, module.spec.pool)
+        for candidate in pool.candidates if linear else ():
+            assert isinstance(candidate, Dendrite)
+            candidate.nonlinearity = _identity
+        return pool
+
     @torch.no_grad()
     def _settle(self, part: CallPart) -> None:
         norms = [one for one in self.eval().modules() if isinstance(one, _NORMS) and one.track_running_stats]
@@ -260,12 +301,6 @@ class CallPool(nn.Module):
             calls = zip(part.calls, part.seen, strict=True)
             columns.append(part.rows(module, [candidate(seen, *call.args, **call.kwargs) for call, seen in calls]))
         return torch.stack(columns, 1)
-
-    def linearise(self) -> None:
-        """Leave the nonlinearity out."""
-        for candidate in self.candidates:
-            assert isinstance(candidate, Dendrite)
-            candidate.nonlinearity = _identity
 
     def choice(self, scores: Tensor) -> Tensor:
         """Of scores (P, C), the candidates that are best for all neurons together: shape (per_neuron, C)."""
