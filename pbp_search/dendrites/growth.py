@@ -27,6 +27,7 @@ Stop = Callable[[float], bool]
 """Told the held-out score after each epoch, says whether the phase is over."""
 
 _PERMUTATIONS = 100
+_DENSE = 5  # epochs in which candidates see all inputs, before each chooses its own
 _RUNNING = 0.1  # the weight of a batch in the running estimate of a score's sign
 
 
@@ -175,19 +176,17 @@ class _Problem:
             torch.manual_seed(seed)
             pool = self.pool_type.searched(self.module, self.training, linear)
             batches = torch.Generator().manual_seed(seed)
-            optimiser = Adam(list(pool.parameters()), learning_rate)
             best, scores, over = dict[str, Tensor](), list[float](), False
             with torch.no_grad():
                 running = self._signed(pool, self.training.first())
+            optimiser = Adam(list(pool.parameters()), learning_rate)
+            if pool.dense:
+                for _ in range(_DENSE):
+                    running = self._epoch(pool, optimiser, running, batches)
+                pool.choose_inputs()
+                optimiser = Adam(list(pool.parameters()), learning_rate)
             while not over:
-                pool.train()
-                for rows in self.training.batches(batches):
-                    optimiser.zero_grad()
-                    signed = self._signed(pool, rows)
-                    # |S| with the sign of a running estimate: a weak correlation has a random sign in a batch.
-                    running = signed.detach() if rows is None else running.lerp(signed.detach(), _RUNNING)
-                    (-(signed * running.sign()).sum()).backward()
-                    optimiser.step()
+                running = self._epoch(pool, optimiser, running, batches)
                 found = self._scores(pool.eval())
                 scores.append(float(found.gather(0, pool.choice(found)[:1]).mean()))
                 if not best or scores[-1] > max(scores[:-1]):
@@ -199,6 +198,18 @@ class _Problem:
             outputs = self._outputs(pool)
             self.outputs = outputs.gather(1, choice[:1].expand(len(outputs), 1, -1))
             return pool.chosen(choice), scores
+
+    def _epoch(self, pool: PatchPool | CallPool, optimiser: Adam, running: Tensor, batches: torch.Generator) -> Tensor:
+        """Train for an epoch, and return the running estimate of the signed scores."""
+        pool.train()
+        for rows in self.training.batches(batches):
+            optimiser.zero_grad()
+            signed = self._signed(pool, rows)
+            # |S| with the sign of a running estimate: a weak correlation has a random sign in a batch.
+            running = signed.detach() if rows is None else running.lerp(signed.detach(), _RUNNING)
+            (-(signed * running.sign()).sum()).backward()
+            optimiser.step()
+        return running
 
     def _signed(self, pool: PatchPool | CallPool, rows: Tensor | None) -> Tensor:
         """The objective with its sign at some rows of the training part, shape (P, C)."""

@@ -88,7 +88,11 @@ class PatchPool(nn.Module):
         starts = [dendrite for _ in range(candidates) for dendrite in _one(module)]
         sparse = module.spec.fan_in is not None
         weights = [start.module.get_parameter("weight").detach() for start in starts]
-        self.weight = nn.Parameter(torch.stack([w if sparse else self.view.matrix(w) for w in weights]))
+        weight = torch.stack([w if sparse else self.view.matrix(w) for w in weights])
+        if sparse and module.spec.pattern == "chosen":  # from all: see choose_inputs
+            weight = weight.new_empty(*weight.shape[:2], self.view.length).uniform_(-1, 1) / self.view.length**0.5
+            sparse = False
+        self.weight = nn.Parameter(weight)
         self.index = torch.stack([start.module.get_buffer("index") for start in starts]) if sparse else None
         biased = getattr(starts[0].module, "bias", None) is not None
         biases = [start.module.get_parameter("bias").detach() for start in starts] if biased else []
@@ -149,6 +153,20 @@ class PatchPool(nn.Module):
             return mean, scale
         wide = (len(self.index), -1, -1)
         return mean.expand(wide).gather(2, self.index), scale.expand(wide).gather(2, self.index)
+
+    @property
+    def dense(self) -> bool:
+        """Whether candidates still see all inputs, of which each is to choose a few."""
+        return self.index is None and self.module[0].spec.fan_in is not None
+
+    @torch.no_grad()
+    def choose_inputs(self) -> None:
+        """Keep the inputs of each candidate that its output varies with most, by ``|weight| * std(x)``."""
+        fan_in = min(self.module[0].spec.fan_in or self.view.length, self.view.length)
+        weight = self.weight.where(self.scale != 0, 0.0)  # by standardised inputs, of which constant ones are 0
+        self.index = weight.abs().topk(fan_in, 2).indices.sort(2).values
+        self.weight = nn.Parameter(weight.gather(2, self.index))
+        self.mean, self.scale = (value.expand_as(weight).gather(2, self.index) for value in (self.mean, self.scale))
 
     def raw(self) -> tuple[Tensor, Tensor | None]:
         """Weights and biases by the inputs as they are."""
@@ -265,6 +283,8 @@ class CallPool(nn.Module):
 
     Statistics of batches inside them begin as those of the records.
     """
+
+    dense = False
 
     def __init__(self, module: Dendritic, part: CallPart, candidates: int) -> None:
         super().__init__()

@@ -158,3 +158,23 @@ def test_a_sham_has_no_dendrites_to_train() -> None:
     with pytest.raises(InputError, match=r"sham has no dendrites to train"):
         train(module, kept)
     assert draw(module, kept, torch.Generator()) == []
+
+
+def test_dendrites_choose_the_inputs_that_matter() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(3000, 40) * 10.0 ** torch.randint(-2, 3, (40,))
+    inputs[:, 7] = 0.3  # says nothing
+    standard = inputs / inputs.std(0).where(inputs.std(0) > 1e-3, 1.0)
+    curved = torch.stack([standard[:, 11].abs(), (standard[:, 30] + standard[:, 31]).abs()], 1)
+    spec = DendriteSpec(fan_in=4, pattern="chosen", pool=2)
+    module = Dendritic(nn.Linear(40, 2), spec)
+    (dendrite,), growth = train(module, parted(inputs, curved + 0.1 * torch.randn(3000, 2)), epochs=30)
+    index = dendrite.module.get_buffer("index")
+    assert index.shape == dendrite.module.get_parameter("weight").shape == (2, 4)
+    assert 11 in index[0]
+    assert {30, 31} <= set(index[1].tolist())
+    assert 7 not in index
+    # The dendrite that ships is the one that was scored: it beats a draw of inputs that seldom hits the right ones.
+    module.spec = spec.model_copy(update={"pattern": "random"})
+    by_chance = train(module, parted(inputs, curved + 0.1 * torch.randn(3000, 2)), epochs=30)[1]
+    assert growth.score > by_chance.score + 0.05
