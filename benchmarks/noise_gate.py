@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from pbp_search.dendrites import DendriteSpec, Dendritic, Growth, Record, grow
 from pbp_search.dendrites.record import Part
-from pbp_search.training import Plateau
+from pbp_search.training import CycleSchedule
 from pbp_search.training.stopping import Stopper
 from pbp_search.training.streams import generator
 
@@ -41,8 +41,7 @@ def grow_on(samples: int, channels: int, mistakes: bool, signal: float, repeat: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(repeat)
         module = Dendritic(nn.Linear(_INPUTS, channels), DendriteSpec())
-    rule = Plateau(patience=20, relative=(0.01,))
-    _, growth = grow(module, record, lambda: Stopper(rule, 0, "maximize"), stream)
+    _, growth = grow(module, record, lambda: Stopper(CycleSchedule().dendrite, 0, "maximize"), stream)
     return growth
 
 

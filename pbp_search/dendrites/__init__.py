@@ -3,7 +3,7 @@
 from pbp_search.dendrites.adapters import Adapter, LastState
 from pbp_search.dendrites.attach import Adapters, Placement, attach, dendritic_modules
 from pbp_search.dendrites.fold import Fused, fold, parameter_count, weight_bytes
-from pbp_search.dendrites.growth import Growth, grow
+from pbp_search.dendrites.growth import Growth, draw, grow
 from pbp_search.dendrites.module import Dendrite, Dendritic
 from pbp_search.dendrites.objective import Projection, correlation, standardise
 from pbp_search.dendrites.optimiser import Adam
@@ -26,6 +26,7 @@ __all__ = [
     "attach",
     "correlation",
     "dendritic_modules",
+    "draw",
     "fold",
     "grow",
     "parameter_count",

@@ -53,7 +53,7 @@ class SparsePatches(nn.Module):
 
 def _draw(patches: Patches, size: int, spec: DendriteSpec) -> Tensor:
     """Which inputs each channel sees, in rising order, shape (C, size)."""
-    if spec.pattern == "random":
+    if spec.pattern != "window":  # those that are chosen start anywhere
         order = torch.rand(patches.channels, patches.length).argsort(1)
         return order[:, :size].sort(1).values
     grid = spec.grid or (patches.length,)

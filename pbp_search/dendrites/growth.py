@@ -16,17 +16,18 @@ import torch
 from torch import Tensor
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
-from pbp_search.dendrites.objective import LinearFit, Projection, correlation, signed_correlation, signed_covariance
+from pbp_search.dendrites.objective import LinearFit, Projection, signed_correlation, signed_covariance, standardise
 from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.pools import CallPart, CallPool, PatchPart, PatchPool
 from pbp_search.dendrites.record import Record
-from pbp_search.errors import TrainingError
+from pbp_search.errors import InputError, TrainingError
 
 Stop = Callable[[float], bool]
 """Told the held-out score after each epoch, says whether the phase is over."""
 
 _PERMUTATIONS = 100
+_DENSE = 5  # epochs in which candidates see all inputs, before each chooses its own
 _RUNNING = 0.1  # the weight of a batch in the running estimate of a score's sign
 
 
@@ -85,8 +86,11 @@ def grow(
         The generation at its best held-out score, and how it went.
 
     Raises:
+        InputError: The module is a sham: it has no dendrites to train.
         TrainingError: A candidate's weights or outputs became NaN or infinite.
     """
+    if module.spec.variant == "sham":
+        raise InputError("A module of the variant sham has no dendrites to train: grow nothing there.")
     start = int(torch.randint(2**62, (), generator=generator))
     problem = _Problem(module, record)
     generation, scores = problem.train(start, stop(), learning_rate)
@@ -104,27 +108,51 @@ def grow(
     )
 
 
+def draw(module: Dendritic, record: Record, generator: torch.Generator) -> list[Dendrite]:
+    """A generation that is not trained: dendrites at a random start, drawn for standardised inputs as candidates are.
+
+    Args:
+        module: The module, with its accepted dendrites. It is not changed.
+        record: Inputs at the module; statistics of batches in copied blocks are those of the training part.
+        generator: Draws the start.
+    """
+    if module.spec.variant == "sham":
+        return []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        part_type, pool_type = _types(module)
+        pool = pool_type(module, part_type(module, record.training), module.spec.per_neuron)
+        every = torch.arange(module.spec.per_neuron, device=module.outgoing.device).unsqueeze(1)
+        generation: list[Dendrite] = pool.chosen(every.expand(-1, module.channels))
+        return generation
+
+
+def _types(module: Dendritic) -> tuple[type[Any], type[Any]]:
+    """The part and the pool that fit a module."""
+    return (PatchPart, PatchPool) if Patches.fit(module.module) else (CallPart, CallPool)
+
+
 class _Problem:
     """Maximise the sum of S_i over the candidates' own weights and their incoming U."""
 
     def __init__(self, module: Dendritic, record: Record) -> None:
         self.module = module
         self.objective = signed_correlation if module.spec.objective == "correlation" else signed_covariance
-        by_patches = Patches.fit(module.module)
-        part: type[Any] = PatchPart if by_patches else CallPart
-        self.pool_type: type[Any] = PatchPool if by_patches else CallPool
+        part, self.pool_type = _types(module)
         self.training = part(module, record.training)
         self.held_out = part(module, record.held_out)
         # Each part by its own fit: that of other records, taken out of a record far from them, would leave an error
         # that depends on its inputs, shuffled or not.
         self.known: list[Tensor] = []
+        self.left: list[Tensor] = []
         self.fits: list[LinearFit] = []
         for some in (self.training, self.held_out):
             projection = Projection(some.inputs, some.activations, some.errors)
             left = projection.residual(some.inputs, some.activations, some.errors)
             self.known.append(some.errors - left)
+            self.left.append(left)
             self.fits.append(projection.fit)
-            some.errors = left
+            some.errors = standardise(left)
 
     def shuffled(self, generator: torch.Generator) -> "_Problem":
         """The same with what is left of the errors taken from other samples of the same part.
@@ -133,10 +161,11 @@ class _Problem:
         """
         other = copy.copy(self)
         other.training, other.held_out = copy.copy(self.training), copy.copy(self.held_out)
-        for some, known, fit in zip((other.training, other.held_out), self.known, self.fits, strict=True):
-            errors = known + _permuted(some.errors, some.samples, generator)
+        parts = (other.training, other.held_out)
+        for some, known, left, fit in zip(parts, self.known, self.left, self.fits, strict=True):
+            errors = known + _permuted(left, some.samples, generator)
             projection = Projection(some.inputs, some.activations, errors, fit)
-            some.errors = projection.residual(some.inputs, some.activations, errors)
+            some.errors = standardise(projection.residual(some.inputs, some.activations, errors))
         return other
 
     def train(
@@ -145,23 +174,19 @@ class _Problem:
         """The generation at its best held-out score, and the held-out score after each epoch."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            pool = self.pool_type(self.module, self.training)
-            if linear:
-                pool.linearise()
+            pool = self.pool_type.searched(self.module, self.training, linear)
             batches = torch.Generator().manual_seed(seed)
-            optimiser = Adam(list(pool.parameters()), learning_rate)
             best, scores, over = dict[str, Tensor](), list[float](), False
             with torch.no_grad():
                 running = self._signed(pool, self.training.first())
+            optimiser = Adam(list(pool.parameters()), learning_rate)
+            if pool.dense:
+                for _ in range(_DENSE):
+                    running = self._epoch(pool, optimiser, running, batches)
+                pool.choose_inputs()
+                optimiser = Adam(list(pool.parameters()), learning_rate)
             while not over:
-                pool.train()
-                for rows in self.training.batches(batches):
-                    optimiser.zero_grad()
-                    signed = self._signed(pool, rows)
-                    # |S| with the sign of a running estimate: a weak correlation has a random sign in a batch.
-                    running = signed.detach() if rows is None else running.lerp(signed.detach(), _RUNNING)
-                    (-(signed * running.sign()).sum()).backward()
-                    optimiser.step()
+                running = self._epoch(pool, optimiser, running, batches)
                 found = self._scores(pool.eval())
                 scores.append(float(found.gather(0, pool.choice(found)[:1]).mean()))
                 if not best or scores[-1] > max(scores[:-1]):
@@ -173,6 +198,18 @@ class _Problem:
             outputs = self._outputs(pool)
             self.outputs = outputs.gather(1, choice[:1].expand(len(outputs), 1, -1))
             return pool.chosen(choice), scores
+
+    def _epoch(self, pool: PatchPool | CallPool, optimiser: Adam, running: Tensor, batches: torch.Generator) -> Tensor:
+        """Train for an epoch, and return the running estimate of the signed scores."""
+        pool.train()
+        for rows in self.training.batches(batches):
+            optimiser.zero_grad()
+            signed = self._signed(pool, rows)
+            # |S| with the sign of a running estimate: a weak correlation has a random sign in a batch.
+            running = signed.detach() if rows is None else running.lerp(signed.detach(), _RUNNING)
+            (-(signed * running.sign()).sum()).backward()
+            optimiser.step()
+        return running
 
     def _signed(self, pool: PatchPool | CallPool, rows: Tensor | None) -> Tensor:
         """The objective with its sign at some rows of the training part, shape (P, C)."""
@@ -188,7 +225,7 @@ class _Problem:
 
     def _scores(self, pool: PatchPool | CallPool) -> Tensor:
         """The held-out correlation of every candidate, shape (P, C)."""
-        return correlation(self._outputs(pool), self.held_out.errors.unsqueeze(1))
+        return signed_correlation(self._outputs(pool), self.held_out.errors.unsqueeze(1)).abs().clamp(max=1.0)
 
     @torch.no_grad()
     def noise(self, generator: torch.Generator) -> float:
@@ -196,10 +233,10 @@ class _Problem:
 
         By sample: a sample's positions stay together, because they are alike.
         """
-        scores = []
+        scores, outputs = [], standardise(self.outputs[:, 0])
         for _ in range(_PERMUTATIONS):
             permuted = _permuted(self.held_out.errors, self.held_out.samples, generator)
-            scores.append(correlation(self.outputs[:, 0], permuted).mean())
+            scores.append((outputs * permuted).mean(0).abs().mean())
         return float(torch.stack(scores).std())
 
 

@@ -9,7 +9,7 @@ with V the dendrite's output and E the error. A neuron can already use anything 
 that its accepted dendrites say, so these are projected out of E first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,8 +23,9 @@ _PLENTY = 2
 # cannot tell them from constant (dead pixels, a dendrite that is linear in x or says the same as another).
 _WEAK = 1e-10
 _WEAK_DOUBLE = 1e-13
-_WEAK_LARGE = 1e-6
+_WEAK_LARGE = 1e-8
 _LARGE = 2**22  # numbers of inputs: 32 MiB in double precision
+_PIECE = 2**20  # numbers of inputs at once: they stay near the processor
 # Ridges to choose from, relative to the mean variance of the inputs' directions.
 _RIDGES = 10.0 ** torch.arange(-8, 3, dtype=torch.float64)
 
@@ -54,27 +55,27 @@ def correlation(outputs: Tensor, errors: Tensor) -> Tensor:
     Returns:
         Shape (..., C). A channel whose V or E is constant scores 0, and its gradient is 0.
     """
-    return signed_correlation(outputs, errors).abs().clamp(max=1.0)
+    return signed_correlation(outputs, standardise(errors)).abs().clamp(max=1.0)
 
 
-def signed_correlation(outputs: Tensor, errors: Tensor) -> Tensor:
-    """The same with its sign."""
-    return (standardise(outputs) * standardise(errors)).mean(0)
+def signed_correlation(outputs: Tensor, standard: Tensor) -> Tensor:
+    """The same with its sign, with errors that are standardised already."""
+    return (standardise(outputs) * standard).mean(0)
 
 
-def signed_covariance(outputs: Tensor, errors: Tensor) -> Tensor:
+def signed_covariance(outputs: Tensor, standard: Tensor) -> Tensor:
     """The score of Fahlman and Lebiere, ``mean (V_i - mean V_i)(E_i - mean E_i)``, signed, with E of deviation 1.
 
     Channels are independent, so the scale of E_i does not change what is learned. Unbounded in V.
 
     Args:
         outputs: V, shape (R, ..., C).
-        errors: E, the residual of :class:`Projection`, of a shape that broadcasts with V's.
+        standard: Standardised errors of a shape that broadcasts with V's.
 
     Returns:
         Shape (..., C).
     """
-    return ((outputs - outputs.mean(0)) * standardise(errors)).mean(0)
+    return ((outputs - outputs.mean(0)) * standard).mean(0)
 
 
 class Projection:
@@ -152,40 +153,66 @@ class LinearFit:
     def __init__(self, inputs: Tensor, ridge: bool) -> None:
         self.ridge = ridge
         # Large products are taken in the inputs' own precision: double costs several times as much.
-        large = inputs.numel() > _LARGE and not ridge
-        self._precision = inputs.dtype if large else torch.float64
+        self._large = inputs.numel() > _LARGE and not ridge
+        self._precision = inputs.dtype if self._large else torch.float64
         self._standard = _Standard(inputs, self._precision)
-        x = self._standard(inputs).transpose(0, 1)  # (G, R, F)
-        weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK_LARGE if large else _WEAK
-        self._directions = _Directions(x, weak) if ridge else None
-        self._inverse = None if ridge else torch.linalg.pinv((x.mT @ x).double(), rtol=weak, hermitian=True)
+        weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK_LARGE if self._large else _WEAK
+        self._directions = _Directions(self._standard(inputs).transpose(0, 1), weak) if ridge else None
+        self._inverse: Tensor | None = None
+        if not ridge:
+            _, groups, length = inputs.shape
+            gram = torch.zeros(groups, length, length, dtype=torch.float64, device=inputs.device)
+            for x in self._pieces(inputs):
+                gram += x.mT @ x
+            self._inverse = torch.linalg.pinv(gram, rtol=weak, hermitian=True)
 
     def coefficients(self, inputs: Tensor, values: Tensor) -> Tensor:
         """Those of values (G, R, K) by standardised inputs (R, G, F): shape (G, F, K)."""
         if self._directions is not None:
             return self._directions.coefficients(values)
-        assert self._inverse is not None
-        x = self._standard(inputs).transpose(0, 1)
-        found: Tensor = self._inverse @ (x.mT @ values.to(x.dtype)).double()
+        found = self._solved(inputs, values)
+        if self._large:  # what single precision leaves in weak directions goes by a second step
+            found += self._solved(inputs, values - self.explained(inputs, found))
         return found
+
+    def _solved(self, inputs: Tensor, values: Tensor) -> Tensor:
+        assert self._inverse is not None
+        cross = torch.zeros(len(self._inverse), inputs.shape[2], values.shape[2]).to(values)
+        start = 0
+        for x in self._pieces(inputs):
+            cross += x.mT @ values[:, start : start + x.shape[1]].to(x.dtype)
+            start += x.shape[1]
+        solved: Tensor = self._inverse @ cross
+        return solved
 
     def explained(self, inputs: Tensor, coefficients: Tensor) -> Tensor:
         """What the inputs say of the values, shape (G, R, K)."""
-        return (self._standard(inputs).transpose(0, 1) @ coefficients.to(self._precision)).double()
+        by = coefficients.to(self._precision)
+        return torch.cat([(x @ by).double() for x in self._pieces(inputs)], 1)
+
+    def _pieces(self, inputs: Tensor) -> Iterator[Tensor]:
+        """Standardised inputs in pieces, each (G, some of the R, F)."""
+        for piece in _pieces(inputs):
+            yield self._standard(piece).transpose(0, 1)
+
+
+def _pieces(values: Tensor) -> Sequence[Tensor]:
+    pieces: Sequence[Tensor] = values.split(max(1, _PIECE // max(1, values[0].numel())))
+    return pieces
 
 
 class _Standard:
     """Columns by the mean and deviation that they had on the records of the fit."""
 
     def __init__(self, values: Tensor, precision: torch.dtype) -> None:
-        values = values.double()
-        mean = values.mean(0)
-        deviation = (values - mean).square().mean(0).sqrt()
-        rounding = _ROUNDING * torch.finfo(values.dtype).eps * values.abs().amax(0)
+        records = len(values)
+        mean = torch.stack([piece.double().sum(0) for piece in _pieces(values)]).sum(0) / records
+        squares = [(piece.double() - mean).square().sum(0) for piece in _pieces(values)]
+        deviation = (torch.stack(squares).sum(0) / records).sqrt()
+        rounding = _ROUNDING * torch.finfo(torch.float64).eps * torch.maximum(values.amax(0), -values.amin(0)).double()
         self._mean = mean.to(precision)
-        self._deviation = torch.where(deviation > rounding, deviation, torch.inf).to(
-            precision
-        )  # constant ones become 0
+        # Constant ones become 0.
+        self._deviation = torch.where(deviation > rounding, deviation, torch.inf).to(precision)
 
     def __call__(self, values: Tensor) -> Tensor:
         return (values.to(self._mean.dtype) - self._mean) / self._deviation

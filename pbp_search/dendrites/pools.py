@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
+from pbp_search.dendrites.objective import standardise
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.record import Part
 from pbp_search.dendrites.spec import FUNCTIONS
@@ -23,6 +24,11 @@ _NARROW = 64
 """The number of inputs up to which the learning rate is taken as it is."""
 EPOCH = 8 * _BATCH
 """Records an epoch. Fewer than two batches are taken whole."""
+_SEARCHED = 512
+"""Random candidates that the neurons of a layer share as starts."""
+_GAIN = 4.0
+"""Times the layer's own start. Near 0 a nonlinearity is linear, and nothing linear is left to correlate with."""
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class PatchPart:
@@ -68,6 +74,7 @@ class PatchPool(nn.Module):
     Args:
         module: The module.
         part: The records to learn from.
+        candidates: P.
 
     Attributes:
         weight: By standardised inputs, shape (P, C, F), or (P, C, fan_in) beside an ``index`` of that shape.
@@ -75,15 +82,19 @@ class PatchPool(nn.Module):
         incoming: U, shape (P, e, C).
     """
 
-    def __init__(self, module: Dendritic, part: PatchPart) -> None:
+    def __init__(self, module: Dendritic, part: PatchPart, candidates: int) -> None:
         super().__init__()
         self.module = [module]  # not a part of this one
         self.view = Patches.of(module.base())
         self.nonlinearity = FUNCTIONS[module.spec.nonlinearity]
-        starts = [dendrite for _ in range(module.spec.pool) for dendrite in _one(module)]
+        starts = [dendrite for _ in range(candidates) for dendrite in _one(module)]
         sparse = module.spec.fan_in is not None
         weights = [start.module.get_parameter("weight").detach() for start in starts]
-        self.weight = nn.Parameter(torch.stack([w if sparse else self.view.matrix(w) for w in weights]))
+        weight = torch.stack([w if sparse else self.view.matrix(w) for w in weights])
+        if sparse and module.spec.pattern == "chosen":  # from all: see choose_inputs
+            weight = weight.new_empty(*weight.shape[:2], self.view.length).uniform_(-1, 1) / self.view.length**0.5
+            sparse = False
+        self.weight = nn.Parameter(weight)
         self.index = torch.stack([start.module.get_buffer("index") for start in starts]) if sparse else None
         biased = getattr(starts[0].module, "bias", None) is not None
         biases = [start.module.get_parameter("bias").detach() for start in starts] if biased else []
@@ -95,6 +106,37 @@ class PatchPool(nn.Module):
         factor = min(1.0, _NARROW / self.weight.shape[2])
         self.scale = factor * self.scale
         self.weight.data /= factor
+
+    @classmethod
+    @torch.no_grad()
+    def searched(cls, module: Dendritic, part: PatchPart, linear: bool) -> "PatchPool":
+        """A pool whose candidates start as the best of many random ones, by the training records.
+
+        Gradients find a start among many slowly; all errors by all candidates are one product, because any candidate
+        of a group fits any of its neurons.
+        """
+        wanted, channels = module.spec.pool, module.channels
+        pool = cls(module, part, max(wanted, _SEARCHED // channels))
+        if linear:
+            pool.nonlinearity = _identity
+        pool.weight.mul_(_GAIN)
+        if pool.bias is not None:
+            pool.bias.uniform_(-1, 1)  # torch's is nearly 0 where there are many inputs, but even functions need one
+        rows, shape = part.first(), (pool.view.groups, -1)
+        outputs = standardise(pool.outputs(part, rows)).unflatten(2, shape)
+        found = torch.einsum("rpgc,rgd->gpcd", outputs, part.errors[rows].unflatten(1, shape)).abs()
+        best = found.flatten(1, 2).topk(wanted, 1).indices  # (G, pool, C / G)
+        size = found.shape[2]
+        offset = size * torch.arange(pool.view.groups, device=best.device).reshape(-1, 1, 1)
+        best = (best // size * channels + best % size + offset).transpose(0, 1).flatten(1)  # (pool, C)
+        pool.weight = nn.Parameter(pool.weight.flatten(0, 1)[best])
+        if pool.bias is not None:
+            pool.bias = nn.Parameter(pool.bias.flatten()[best])
+        if pool.index is not None:
+            pool.index = pool.index.flatten(0, 1)[best]
+            pool.mean, pool.scale = pool.mean.flatten(0, 1)[best], pool.scale.flatten(0, 1)[best]
+        pool.incoming = nn.Parameter(pool.incoming[:wanted].clone())
+        return pool
 
     def _standard(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of each weight's input, and the inverse of its deviation; 0 for constant ones. Shapes like weight's.
@@ -114,6 +156,20 @@ class PatchPool(nn.Module):
         wide = (len(self.index), -1, -1)
         return mean.expand(wide).gather(2, self.index), scale.expand(wide).gather(2, self.index)
 
+    @property
+    def dense(self) -> bool:
+        """Whether candidates still see all inputs, of which each is to choose a few."""
+        return self.index is None and self.module[0].spec.fan_in is not None
+
+    @torch.no_grad()
+    def choose_inputs(self) -> None:
+        """Keep the inputs of each candidate that its output varies with most, by ``|weight| * std(x)``."""
+        fan_in = min(self.module[0].spec.fan_in or self.view.length, self.view.length)
+        weight = self.weight.where(self.scale != 0, 0.0)  # by standardised inputs, of which constant ones are 0
+        self.index = weight.abs().topk(fan_in, 2).indices.sort(2).values
+        self.weight = nn.Parameter(weight.gather(2, self.index))
+        self.mean, self.scale = (value.expand_as(weight).gather(2, self.index) for value in (self.mean, self.scale))
+
     def raw(self) -> tuple[Tensor, Tensor | None]:
         """Weights and biases by the inputs as they are."""
         weight = self.weight * self.scale
@@ -129,10 +185,6 @@ class PatchPool(nn.Module):
         for e, activation in enumerate(part.activations):
             z = z + self.incoming[:, e] * (activation if rows is None else activation[rows]).unsqueeze(1)
         return self.nonlinearity(z)
-
-    def linearise(self) -> None:
-        """Leave the nonlinearity out."""
-        self.nonlinearity = _identity
 
     def choice(self, scores: Tensor) -> Tensor:
         """Of scores (P, C), each neuron's own best candidates: shape (per_neuron, C)."""
@@ -229,12 +281,39 @@ class CallPart:
 
 
 class CallPool(nn.Module):
-    """P candidates, each a copy of the whole module: its channels are not independent."""
+    """P candidates, each a copy of the whole module: its channels are not independent.
 
-    def __init__(self, module: Dendritic, part: CallPart) -> None:
+    Statistics of batches inside them begin as those of the records.
+    """
+
+    dense = False
+
+    def __init__(self, module: Dendritic, part: CallPart, candidates: int) -> None:
         super().__init__()
         self.module = [module]
-        self.candidates = nn.ModuleList([dendrite for _ in range(module.spec.pool) for dendrite in _one(module)])
+        self.candidates = nn.ModuleList([dendrite for _ in range(candidates) for dendrite in _one(module)])
+        self._settle(part)
+
+    @classmethod
+    def searched(cls, module: Dendritic, part: CallPart, linear: bool) -> "CallPool":
+        """A pool at a random start: copies are too costly for many."""
+        pool = cls(module, part, module.spec.pool)
+        for candidate in pool.candidates if linear else ():
+            assert isinstance(candidate, Dendrite)
+            candidate.nonlinearity = _identity
+        return pool
+
+    @torch.no_grad()
+    def _settle(self, part: CallPart) -> None:
+        norms = [one for one in self.eval().modules() if isinstance(one, _NORMS) and one.track_running_stats]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.train().reset_running_stats()
+            norm.momentum = None  # the mean of all calls
+        if norms:
+            self.outputs(part)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
     def outputs(self, part: CallPart, rows: Tensor | None = None) -> Tensor:
         """V, shape (R, P, C)."""
@@ -244,12 +323,6 @@ class CallPool(nn.Module):
             calls = zip(part.calls, part.seen, strict=True)
             columns.append(part.rows(module, [candidate(seen, *call.args, **call.kwargs) for call, seen in calls]))
         return torch.stack(columns, 1)
-
-    def linearise(self) -> None:
-        """Leave the nonlinearity out."""
-        for candidate in self.candidates:
-            assert isinstance(candidate, Dendrite)
-            candidate.nonlinearity = _identity
 
     def choice(self, scores: Tensor) -> Tensor:
         """Of scores (P, C), the candidates that are best for all neurons together: shape (per_neuron, C)."""

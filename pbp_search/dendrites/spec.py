@@ -13,7 +13,7 @@ from pbp_search.settings import Settings
 Variant = Literal["perforated", "gradient", "random", "sham"]
 Nonlinearity = Literal["tanh", "sigmoid", "relu", "gelu"]
 Objective = Literal["correlation", "covariance"]
-Pattern = Literal["random", "window"]
+Pattern = Literal["random", "window", "chosen"]
 
 _LARGE = 2**12  # numbers; below that a kernel's start costs more than its work
 

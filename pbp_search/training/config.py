@@ -52,7 +52,7 @@ class CycleSchedule(Settings):
     """
 
     neuron: Rule = Plateau(patience=10)
-    dendrite: Rule = Plateau(patience=20, relative=(0.01,))
+    dendrite: Rule = Plateau(patience=10, relative=(0.02,), max_epochs=30)
     acceptance: float = Field(0.001, ge=0)
     tries: int = Field(2, ge=1)
 

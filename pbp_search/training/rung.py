@@ -16,7 +16,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from pbp_search.dendrites import Dendrite, Growth, dendritic_modules, grow, parameter_count, record, weight_bytes
+from pbp_search.dendrites import (
+    Dendrite,
+    Growth,
+    Record,
+    dendritic_modules,
+    draw,
+    grow,
+    parameter_count,
+    record,
+    weight_bytes,
+)
 from pbp_search.errors import SettingsError
 from pbp_search.training.config import TrialConfig
 from pbp_search.training.data import Data, on_device, recording_batches
@@ -150,42 +160,47 @@ class _Rung:
 
         A generation is one unit, as in the paper: it goes to all modules or to none, and validation judges the whole.
         """
-        if self.config.dendrites.variant == "perforated":
-            return self._dendrite_phase(network, attempt)
-        # The controls have no dendrite phase: their dendrites train with the neurons, stay as they start, or are none.
-        with global_stream(self.config.seed, "dendrite", self.generation, attempt):
-            for module in dendritic_modules(network).values():
-                module.accept(module.generation())
-        return True
-
-    def _dendrite_phase(self, network: nn.Module, attempt: int) -> bool:
-        seed = self.config.seed
-        stream = generator(seed, "record", self.generation, attempt)
+        variant, modules = self.config.dendrites.variant, dendritic_modules(network)
+        if variant == "sham":
+            return True
         if self.device.type == "mps":  # it has no double precision, which projections need
             network.cpu()
+        records = self._records(network, attempt)
+        growths: dict[str, Growth] = {}
+        generations: dict[str, list[Dendrite]] = {}
+        for name, module in modules.items():
+            stream = generator(self.config.seed, "dendrite", self.generation, attempt, name)
+            if variant == "perforated":
+                generations[name], growths[name] = grow(
+                    module,
+                    records.pop(name),
+                    lambda: Stopper(self.config.schedule.dendrite, self.generation - 1, "maximize"),
+                    stream,
+                    self.config.dendrite_learning_rate,
+                )
+            else:  # the controls have no dendrite phase: theirs train with the neurons, or stay as they start
+                generations[name] = draw(module, records.pop(name), stream)
+        # All modules are recorded and trained on the same frozen network before any is changed.
+        with global_stream(self.config.seed, "dendrite", self.generation, attempt):
+            for name, module in modules.items():
+                module.accept(generations[name])
+        network.to(self.device)
+        if variant != "perforated":
+            return True
+        self._report_growth(attempt, growths)
+        return any(growth.above_floor for growth in self.growth if growth.attempt == attempt)
+
+    def _records(self, network: nn.Module, attempt: int) -> dict[str, Record]:
+        seed = self.config.seed
+        stream = generator(seed, "record", self.generation, attempt)
         with global_stream(seed, "record", self.generation, attempt):
-            records = record(
+            return record(
                 network,
                 self.task.loss,
                 *recording_batches(self.data.train, self.config.batch_size, stream),
                 budget=self.config.record_budget,
                 generator=stream,
             )
-        grown: dict[str, tuple[list[Dendrite], Growth]] = {}
-        for name, module in dendritic_modules(network).items():
-            grown[name] = grow(
-                module,
-                records.pop(name),
-                lambda: Stopper(self.config.schedule.dendrite, self.generation - 1, "maximize"),
-                generator(seed, "dendrite", self.generation, attempt, name),
-                self.config.dendrite_learning_rate,
-            )
-        # All modules are recorded and trained on the same frozen network before any is changed.
-        for name, module in dendritic_modules(network).items():
-            module.accept(grown[name][0])
-        network.to(self.device)
-        self._report_growth(attempt, {name: growth for name, (_, growth) in grown.items()})
-        return any(growth.above_floor for growth in self.growth if growth.attempt == attempt)
 
     def _report_growth(self, attempt: int, growths: dict[str, Growth]) -> None:
         # Chance has as many throws as there are modules and tries.

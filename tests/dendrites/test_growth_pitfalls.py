@@ -1,5 +1,7 @@
 """What a held-out score must not be fooled by."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,11 @@ from pbp_search.dendrites import (
     Record,
     attach,
     correlation,
+    draw,
     grow,
     record,
 )
+from pbp_search.errors import InputError
 from pbp_search.training import Fixed, Stopper
 from tests.dendrites.grown_networks import in_batches, parted, recorded
 
@@ -103,3 +107,74 @@ def test_frames_of_one_sample_are_not_held_out_apart() -> None:
     assert kept.errors.shape == (20, 4 * 4, 2)
     assert kept.inputs is not None
     torch.testing.assert_close(kept.inputs[3, 4, 0], inputs[3, 1, 0, :3])
+
+
+def pixels(samples: int = 300) -> Tensor:
+    """Inputs from 0 to 255, as images hold."""
+    return torch.randint(256, (samples, 20), generator=torch.Generator().manual_seed(0)).float()
+
+
+@pytest.mark.parametrize("variant", ["random", "gradient"])
+@pytest.mark.parametrize("fan_in", [None, 5])
+def test_dendrites_that_are_not_trained_start_in_the_range_of_their_inputs(variant: Any, fan_in: int | None) -> None:
+    spec = DendriteSpec(variant=variant, per_neuron=2, fan_in=fan_in)
+    module, inputs = Dendritic(nn.Linear(20, 3), spec), pixels()
+    generation = draw(module, parted(inputs, torch.randn(300, 3)), torch.Generator().manual_seed(0))
+    assert len(generation) == 2
+    for dendrite in generation:
+        activations = dendrite([], inputs).detach()
+        assert float((activations.abs() > 0.99).float().mean()) < 0.01
+        assert float(activations.std(0).min()) > 0.05
+    again = draw(module, parted(inputs, torch.randn(300, 3)), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(generation[1]([], inputs), again[1]([], inputs), rtol=0, atol=0)
+
+
+def block_of(network: nn.Module) -> Dendritic:
+    return attach(network, DendriteSpec(placement=("0",)))["0"]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_statistics_of_batches_in_copies_are_those_of_the_training_part(trained: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Sequential(nn.Linear(20, 4), nn.BatchNorm1d(4)), nn.Linear(4, 2))
+    module, inputs = block_of(network), pixels()
+    inputs[100:200] += 1e6  # every fourth batch is held out, from the second on
+    batches = in_batches(inputs, torch.randn(300, 2), 100)
+    kept = record(network, squared_loss, batches)["0"]
+    generator = torch.Generator().manual_seed(0)
+    (dendrite,) = train(module, kept, epochs=3)[0] if trained else draw(module, kept, generator)
+    norm = dendrite.module[1]  # type: ignore[index]
+    with torch.no_grad():
+        seen = torch.cat([dendrite.module[0](inputs[rows]) for rows in (slice(100), slice(200, 300))])  # type: ignore[index]
+    deviations = (norm.running_mean - seen.mean(0)).abs() / seen.std(0)
+    assert float(deviations.max()) < 1  # the weights move while they are trained
+    torch.testing.assert_close(norm.running_var, seen.var(0), rtol=1, atol=0)
+    assert norm.momentum == 0.1
+
+
+def test_a_sham_has_no_dendrites_to_train() -> None:
+    module = Dendritic(nn.Linear(3, 1), DendriteSpec(variant="sham"))
+    kept = parted(torch.randn(40, 3), torch.randn(40, 1))
+    with pytest.raises(InputError, match=r"sham has no dendrites to train"):
+        train(module, kept)
+    assert draw(module, kept, torch.Generator()) == []
+
+
+def test_dendrites_choose_the_inputs_that_matter() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(3000, 40) * 10.0 ** torch.randint(-2, 3, (40,))
+    inputs[:, 7] = 0.3  # says nothing
+    standard = inputs / inputs.std(0).where(inputs.std(0) > 1e-3, 1.0)
+    curved = torch.stack([standard[:, 11].abs(), (standard[:, 30] + standard[:, 31]).abs()], 1)
+    spec = DendriteSpec(fan_in=4, pattern="chosen", pool=2)
+    module = Dendritic(nn.Linear(40, 2), spec)
+    (dendrite,), growth = train(module, parted(inputs, curved + 0.1 * torch.randn(3000, 2)), epochs=30)
+    index = dendrite.module.get_buffer("index")
+    assert index.shape == dendrite.module.get_parameter("weight").shape == (2, 4)
+    assert 11 in index[0]
+    assert {30, 31} <= set(index[1].tolist())
+    assert 7 not in index
+    # The dendrite that ships is the one that was scored: it beats a draw of inputs that seldom hits the right ones.
+    module.spec = spec.model_copy(update={"pattern": "random"})
+    by_chance = train(module, parted(inputs, curved + 0.1 * torch.randn(3000, 2)), epochs=30)[1]
+    assert growth.score > by_chance.score + 0.05

@@ -380,3 +380,13 @@ def test_the_residual_of_one_part_does_not_change_the_fit() -> None:
     first = projection.residual(*train)
     projection.residual(*held_out)
     assert_same_bits(projection.residual(*train), first)
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_weak_directions_of_large_inputs_are_taken_out_too(offset: float) -> None:
+    x = random(6000, 800, dtype=torch.float32)  # beyond what is computed in double precision
+    weak = x[:, 1:2].clone()
+    x[:, 1:2] = x[:, :1] + 3e-3 * weak
+    x += offset
+    projection = Projection(x, [], weak)
+    assert projection.residual(x, [], weak).var() < 1e-3
