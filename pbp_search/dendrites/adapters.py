@@ -170,7 +170,7 @@ def _sequences(block: nn.Module) -> list[SequenceAdapter]:
 
 _RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 _CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
-_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _LAYERS = (nn.Linear, nn.Bilinear, *_CONVOLUTIONS, *_RECURRENT, *_CELLS, nn.MultiheadAttention)
 
 
@@ -196,7 +196,7 @@ def block_adapter(module: nn.Module) -> Adapter | None:
 
     Of an embedding, which has dendrites only if it is named, it is its own.
     """
-    if isinstance(module, _EMBEDDINGS):
+    if isinstance(module, EMBEDDINGS):
         return EmbeddingAdapter()
     for part in reversed(list(module.modules())):
         adapter = layer_adapter(part) if is_layer(part) and part is not module else None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from pbp_search.dendrites.adapters import Adapter, block_adapter, is_layer, layer_adapter
+from pbp_search.dendrites.adapters import EMBEDDINGS, Adapter, block_adapter, is_layer, layer_adapter
 from pbp_search.dendrites.module import Dendritic
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.seen import INPUT, Seen
@@ -18,6 +18,7 @@ from pbp_search.errors import UnsupportedModuleError
 Adapters = Mapping[str | type[nn.Module], Adapter]
 """Adapters of modules by their name in the network, or by their type."""
 
+_NONLINEARITIES = frozenset(nn.modules.activation.__all__) - {"MultiheadAttention"}
 _NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -41,7 +42,9 @@ class Place:
         kind = f"{self.name}  {type(self.module).__name__}"
         if self.refusal or self.adapter is None:
             return f"{kind}  no: {self.refusal}"
-        return f"{kind}  dendrites on {self.adapter.channels(self.module)} neurons"
+        found = f"{kind}  dendrites on {self.adapter.channels(self.module)} neurons"
+        last = _last(self.module)
+        return f"{found}, behind its own {type(last).__name__}" if type(last).__name__ in _NONLINEARITIES else found
 
 
 class Placement(dict[str, Dendritic]):
@@ -130,9 +133,10 @@ def _places(network: nn.Module, spec: DendriteSpec, adapters: Adapters) -> Itera
         given = adapters.get(name) or adapters.get(type(module))
         asked = given is not None or _fits(name, named)
         adapter = given or layer_adapter(module) or (block_adapter(module) if asked else None)
-        if adapter is None and not (asked and next(module.parameters(), None) is not None):
-            continue
-        covered.append(name)
+        if adapter is None and next(module.parameters(recurse=asked), None) is None:
+            continue  # nothing to copy, or what there is, is in its parts
+        if adapter is not None or asked:
+            covered.append(name)
         yield Place(name, module, adapter, _refusal(module, adapter, spec, asked))
 
 
@@ -153,6 +157,8 @@ def _refusal(module: nn.Module, adapter: Adapter | None, spec: DendriteSpec, ask
         return "it has no parameters yet: run the network once before attaching"
     if any(is_parametrized(part) or _computed(part) for part in module.modules()):
         return "it has a weight that is computed (weight_norm, prune)"
+    if isinstance(module, EMBEDDINGS) and not asked:
+        return "embeddings are left alone unless they are named"
     if adapter is None:
         return "it is not known where its neurons are: give it an adapter"
     if adapter.axis >= 0:
@@ -172,6 +178,12 @@ def _refusal(module: nn.Module, adapter: Adapter | None, spec: DendriteSpec, ask
     if spec.sees is not None and type(module) is not nn.Linear:
         return "only Linear layers take dendrites that see another tensor"
     return ""
+
+
+def _last(module: nn.Module) -> nn.Module:
+    """What is registered last in a block, and as a rule called last."""
+    parts = list(module.children())
+    return _last(parts[-1]) if parts else module
 
 
 def _beginning(module: nn.Module) -> nn.Module:

@@ -44,10 +44,10 @@ class PatchPart:
 
     def __init__(self, module: Dendritic, part: Part) -> None:
         assert part.inputs is not None
-        view = Patches.of(module.base())
+        own, view = Patches.of(module.module), Patches.of(module.base())
         self.samples = len(part.errors)
-        self.inputs = part.inputs.flatten(0, 1)
-        self.seen = self.inputs if part.seen is None else part.seen.flatten(0, 1)
+        self.inputs = part.inputs.reshape(-1, own.groups, own.length)
+        self.seen = self.inputs if part.seen is None else part.seen.reshape(-1, view.groups, view.length)
         self.errors = part.errors.reshape(-1, module.channels)
         self.activations = _activations(module, view, self.seen)
 

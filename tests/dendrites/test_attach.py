@@ -162,7 +162,7 @@ UNFIT_WHEN_NAMED: dict[str, tuple[Build, str]] = {
         "it begins with a layer that works in place, on what its dendrites see: set its inplace to False",
     ),
     "unknown neurons": (
-        lambda: nn.Embedding(2, 2),
+        lambda: nn.PReLU(2),
         "it is not known where its neurons are: give it an adapter",
     ),
 }
@@ -183,7 +183,7 @@ def test_what_cannot_be_wrapped_is_left_alone_and_reported(case: str) -> None:
     wrapped = attach(network)
     assert list(wrapped) == ["fit"]
     assert network["unfit"] is unfit
-    assert str(wrapped).splitlines() == ["fit  Linear  dendrites on 3 neurons", f"{name}  {kind}  no: {reason}"]
+    assert str(wrapped).splitlines()[:2] == ["fit  Linear  dendrites on 3 neurons", f"{name}  {kind}  no: {reason}"]
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
@@ -237,7 +237,7 @@ REFUSED: dict[str, tuple[Build, dict[str, Any], str]] = {
         "The network has dendritic modules already: attach dendrites to it once.",
     ),
     "nothing with neurons": (
-        lambda: nn.Sequential(nn.Embedding(2, 2), nn.ReLU()),
+        lambda: nn.Sequential(nn.Softmax(-1), nn.ReLU()),
         {},
         "The network Sequential has no module that dendrites can be attached to.",
     ),
@@ -382,3 +382,37 @@ def test_transformer_layers_call_their_wrapped_modules_in_evaluation_mode(build:
             assert (network(x) - before).abs().max() > 0.01, "dendrites act"
             torch.testing.assert_close(fold(network)(x), network(x), rtol=1e-4, atol=1e-5)
             module.outgoing.zero_()
+
+
+class Mixed(nn.Module):
+    """What a network may hold besides layers with neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(5, 4)
+        self.scale = nn.Parameter(torch.ones(4))
+        self.norm = nn.LayerNorm(4)
+        self.own = Own()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU())
+        self.drop = nn.Dropout()
+        self.head = nn.Linear(4, 2)
+
+
+class Own(nn.Module):
+    """A layer of the user's own, with a known one inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4))
+        self.inner = nn.Linear(4, 4)
+
+
+def test_the_report_has_everything_with_parameters() -> None:
+    assert str(attach(Mixed(), DendriteSpec(placement=("block", "head")))).splitlines() == [
+        "words  Embedding  no: embeddings are left alone unless they are named",
+        "norm  LayerNorm  no: a normalisation is never wrapped alone: name a block that holds it",
+        "own  Own  no: it is not known where its neurons are: give it an adapter",
+        "own.inner  Linear  no: the placement ('block', 'head') leaves it out",
+        "block  Sequential  dendrites on 4 neurons, behind its own ReLU",
+        "head  Linear  dendrites on 2 neurons",
+    ]

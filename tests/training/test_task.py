@@ -232,8 +232,8 @@ CASES: dict[str, tuple[Callable[[], Task], str]] = {
     "forward returns one number": (lambda: with_output(lambda y: y.mean()), r"must return one tensor with a row"),
     "forward loses rows": (lambda: with_output(lambda y: y[:1]), r"must return one tensor with a row"),
     "nothing for dendrites": (
-        lambda: broken(model=lambda self, width: nn.Sequential(nn.Bilinear(2, 2, 1))),
-        r"The network Sequential has no module that dendrites can be attached to\.$",
+        lambda: broken(model=lambda self, width: nn.Sequential(nn.LayerNorm(2))),
+        r"The network Sequential has no module .* attached to:\n0  LayerNorm  no: a normalisation is never",
     ),
     "a Linear alone": (lambda: broken(model=lambda self, width: nn.Linear(2, 1)), r"network itself is a Linear"),
     "loss raises": (lambda: broken(loss=raising(TypeError("what?"))), r"loss failed: TypeError: what\?"),
