@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pbp_search.dendrites import Adam, DendriteSpec, attach, dendritic_modules
 from pbp_search.dendrites.record import Loss
 from pbp_search.training import Split, Task, TrialConfig
-from pbp_search.training.neuron_phase import _train_epoch
+from pbp_search.training.neuron_phase import _looking_ahead, _train_epoch
 
 LEARNING_RATE = 0.001
 
@@ -64,7 +64,12 @@ def ours(network: nn.Module, task: Task, split: Split, batch_size: int) -> Calla
     """An epoch of the neuron phase."""
     optimiser = Adam([parameter for parameter in network.parameters() if parameter.requires_grad], LEARNING_RATE)
     config = TrialConfig(width=1, batch_size=batch_size)
-    return lambda: _train_epoch(network, task, split, config, optimiser)
+
+    def epoch() -> None:
+        with _looking_ahead(network, split, config) as on_gathered:
+            _train_epoch(network, task, split, config, optimiser, on_gathered)
+
+    return epoch
 
 
 def stock_step(network: nn.Module, split: Split, batch_size: int) -> Callable[[], object]:

@@ -22,12 +22,11 @@ from torch.nn.modules import module as modules
 from torch.nn.utils import skip_init
 
 from pbp_search.dendrites.adapters import Adapter, is_layer
+from pbp_search.dendrites.ahead import Ahead
 from pbp_search.dendrites.forms import SparsePatches
 from pbp_search.dendrites.seen import Seen
 from pbp_search.dendrites.spec import _LARGE, FUNCTIONS, DendriteSpec
 from pbp_search.errors import UnsupportedModuleError
-
-_AHEAD_BYTES = 2**24  # of the activations of one dendrite
 
 
 class Dendrite(nn.Module):
@@ -81,6 +80,13 @@ class Wrapper(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("module"), name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        modules = self.__dict__.get("_modules", {})
+        if name in ("weight", "bias") and "module" in modules:  # tied or replaced behind the wrapper's back
+            setattr(modules["module"], name, value)
+        else:
+            super().__setattr__(name, value)
+
 
 class Dendritic(Wrapper):
     """A module M with C neurons, and any number of dendrites on them.
@@ -90,12 +96,10 @@ class Dendritic(Wrapper):
         seen: What dendrites see instead of M's inputs, if anything.
         dendrites: The accepted dendrites in their order; frozen, except in the ``gradient`` variant.
         outgoing: W, shape (D, C), trained with M.
-        gathered: Samples of many batches, set by a training loop whose batches are views of them, and taken away at
-            its end. A Linear that sees such a batch works out what its frozen dendrites say of all of them at once.
+        ahead: Set by a training loop while it runs: what the dendrites say of all samples.
     """
 
-    gathered: Tensor | None = None
-    _ahead: tuple[tuple[Any, ...], list[Tensor]] | None = None
+    ahead: Ahead | None = None
 
     def __init__(
         self, module: nn.Module, spec: DendriteSpec, adapter: Adapter | None = None, seen: Seen | None = None
@@ -121,17 +125,24 @@ class Dendritic(Wrapper):
         """The activations of the accepted dendrites, each of the shape of M's neurons; cut off from the graph."""
         if self.seen is not None:
             args, kwargs = (self.seen.value(),), {}
-        if self.gathered is not None and len(args) == 1 and not kwargs:
-            known = self._slices(args[0], self.gathered)
+        if self.ahead is not None and len(args) == 1 and not kwargs:
+            known = self.ahead.slices(self, args[0])
             if known is not None:
                 return known
-            self.look_ahead(None)  # from now on batch by batch
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.variant == "gradient"):
-            earlier: list[Tensor] = []
-            for dendrite in self.dendrites._modules.values():
-                assert dendrite is not None
-                earlier.append(dendrite.forward(earlier, *args, **kwargs))  # not a call: it has no hooks
-            return earlier
+            return self.cascade(*args, **kwargs)
+
+    def cascade(self, *args: Any, **kwargs: Any) -> list[Tensor]:
+        """The activations of all dendrites at what they see, each generation seeing those before it."""
+        earlier: list[Tensor] = []
+        for dendrite in self.dendrites._modules.values():
+            assert dendrite is not None
+            earlier.append(dendrite.forward(earlier, *args, **kwargs))  # not a call: it has no hooks
+        return earlier
+
+    def hooked(self) -> bool:
+        """Whether a dendrite may do more than its class says."""
+        return any(hooked(part) for part in self.dendrites.modules())
 
     def base(self) -> nn.Module:
         """What a dendrite is alike: M, or a Linear from what it sees instead of M's inputs."""
@@ -148,46 +159,6 @@ class Dendritic(Wrapper):
             nn.Linear, self.seen.features, self.channels, biased, device=like.device, dtype=like.dtype
         )
         return base
-
-    def _slices(self, x: Any, gathered: Tensor) -> list[Tensor] | None:
-        """The activations at x, a view of some gathered samples, from those at all; None if that cannot be told."""
-        if not isinstance(x, Tensor) or x._base is not gathered or x.dtype != gathered.dtype:
-            return None
-        size = x.shape[1:].numel()
-        start, rest = divmod(int(x.storage_offset()), size) if size else (0, 1)
-        if rest or size != gathered.shape[1:].numel() or x.ndim < 2 or not x.is_contiguous():
-            return None
-        # The version counts changes in place, of any view: after one, what is known is no longer true.
-        key = (gathered._version, x.shape[1:], len(self.dendrites._modules))
-        if self._ahead is None and self._can_look_ahead(gathered.numel() // x.shape[-1]):
-            earlier: list[Tensor] = []
-            with torch.no_grad():
-                for dendrite in self.dendrites:
-                    earlier.append(dendrite.forward(earlier, gathered.reshape(-1, *x.shape[1:])))
-            self._ahead = key, earlier
-        if self._ahead is None or self._ahead[0] != key:
-            return None
-        return [activation[start : start + len(x)] for activation in self._ahead[1]]
-
-    def _can_look_ahead(self, rows: int) -> bool:
-        """Whether dendrites do the same with many samples as with few, and an activation is not too large.
-
-        However many dendrites there are: one more must not change the last bits of the others.
-        """
-        return (
-            type(self.module) is nn.Linear
-            and self.spec.variant != "gradient"
-            and self.spec.fan_in is None
-            and rows * self.channels * self.outgoing.element_size() <= _AHEAD_BYTES
-            and not any(hooked(part) for part in self.dendrites.modules())
-        )
-
-    def look_ahead(self, gathered: Tensor | None) -> None:
-        """Say of which samples, in memory of their own, the next batches are views; None to say that it is over.
-
-        Also what to do after an input that is not such a view: a guess that fails is not tried again.
-        """
-        self.gathered, self._ahead = gathered, None
 
     def generation(self) -> list[Dendrite]:
         """A new generation at a random start (torch's global stream). It is not part of the network yet."""

@@ -84,7 +84,8 @@ def record(
         A record for each dendritic module, by its name.
 
     Raises:
-        InputError: There are fewer than 2 batches, or a lazy module has not been run yet.
+        InputError: There are fewer than 2 batches, a lazy module has not been run yet, or the loss is not one number
+            for each sample.
         UnsupportedModuleError: A module takes no part in a pass, has other neurons than its adapter says, or the loss
             does not depend on it.
         TrainingError: An input or error is NaN or infinite.
@@ -213,6 +214,11 @@ class _Recorder:
             probe.start(samples)
         with self._hooks():
             losses = self.loss(called(self.network, inputs), targets)
+        if losses.shape != (samples,):
+            raise InputError(
+                f"The loss has the shape {tuple(losses.shape)} for {samples} samples: it must be one loss per sample, shape "
+                f'({samples},). With torch\'s losses, pass reduction="none".'
+            )
         leaves = [leaf for probe in self.probes for leaf in probe.leaves]
         if leaves and losses.requires_grad:
             # The sum of the samples' own losses: in evaluation mode samples do not mix, so the gradient at a sample's
@@ -233,6 +239,8 @@ class _Recorder:
 
 def called(network: nn.Module, inputs: Any) -> Any:
     """What a network returns for inputs: a mapping is its keyword arguments, a tuple or list its positional ones."""
+    if isinstance(inputs, Tensor):
+        return network(inputs)
     if isinstance(inputs, Mapping):
         return network(**inputs)
     return network(*inputs) if isinstance(inputs, tuple | list) else network(inputs)

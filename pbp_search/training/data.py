@@ -61,17 +61,17 @@ class Data(Generic[S]):
 
 
 def training_batches(
-    source: Source, batch_size: int, on_gathered: Callable[[Tensor | None], None] | None = None
+    source: Source, batch_size: int, on_gathered: Callable[[Tensor, Tensor], None] | None = None
 ) -> Iterator[Batch]:
     """All samples once, in a new order drawn from torch's global stream.
 
     Args:
         source: Where they come from.
         batch_size: Of tensors and Datasets; others have batches of their own.
-        on_gathered: Told the tensor of which the inputs of the next batches are views, None when that is over.
+        on_gathered: Told the tensor of which the inputs of the next batches are views, and which samples it holds.
     """
     if isinstance(source, Split):
-        yield from _gathered(source, batch_size, on_gathered or (lambda inputs: None))
+        yield from _gathered(source, batch_size, on_gathered)
     elif isinstance(source, Dataset):
         shuffled = not isinstance(source, IterableDataset)
         # A single left-over sample has no batch statistics.
@@ -131,6 +131,9 @@ def on_device(source: Source, device: torch.device) -> Source:
 
 def moved(batch: Batch, device: torch.device) -> Batch:
     """A batch on a device."""
+    x, y = batch
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
     inputs, targets = tree_map_only(Tensor, lambda value: value.to(device, non_blocking=True), tuple(batch))
     return inputs, targets
 
@@ -183,21 +186,19 @@ def _restarted(source: Iterable[Batch]) -> Iterable[Batch]:
     return source
 
 
-def _gathered(split: Split, batch_size: int, on_gathered: Callable[[Tensor | None], None]) -> Iterator[Batch]:
+def _gathered(split: Split, batch_size: int, on_gathered: Callable[[Tensor, Tensor], None] | None) -> Iterator[Batch]:
     """The batches of an epoch. Many are gathered at once: a slice of that costs less than an index of its own."""
     batches = _orders(len(split.inputs), batch_size)
     together = max(1, _GATHERED_BYTES // max(1, batch_size * split.inputs[:1].nbytes))
-    try:
-        for start in range(0, len(batches), together):
-            some = batches[start : start + together]
-            sizes = [len(batch) for batch in some]
-            rows = torch.cat(some)
-            gathered, targets = split.inputs[rows].contiguous(), split.targets[rows]
-            on_gathered(None if split.augment else gathered)
-            for x, y in zip(gathered.split(sizes), targets.split(sizes), strict=True):
-                yield x if split.augment is None else split.augment(x), y
-    finally:
-        on_gathered(None)
+    for start in range(0, len(batches), together):
+        some = batches[start : start + together]
+        sizes = [len(batch) for batch in some]
+        rows = torch.cat(some)
+        gathered, targets = split.inputs[rows].contiguous(), split.targets[rows]
+        if on_gathered is not None:
+            on_gathered(gathered, rows)
+        for x, y in zip(gathered.split(sizes), targets.split(sizes), strict=True):
+            yield x if split.augment is None else split.augment(x), y
 
 
 def _orders(samples: int, batch_size: int) -> list[Tensor]:

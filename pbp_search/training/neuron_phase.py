@@ -1,7 +1,8 @@
 """The neuron phase: ordinary training of the base network and W, with all dendrites frozen."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,14 +10,17 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pbp_search.dendrites import Adam, dendritic_modules
+from pbp_search.dendrites.ahead import Ahead
 from pbp_search.dendrites.record import called
 from pbp_search.errors import TrainingError
 from pbp_search.training.config import TrialConfig
-from pbp_search.training.data import Batch, Data, Source, evaluation_batches, joined, moved, training_batches
+from pbp_search.training.data import Batch, Data, Source, Split, evaluation_batches, joined, moved, training_batches
 from pbp_search.training.milestone import weights_of
 from pbp_search.training.stopping import Stopper, better
 from pbp_search.training.streams import global_stream
 from pbp_search.training.task import Task
+
+_AHEAD = 1 / 16  # the share of the record budget that the activations of one dendrite at all samples may take
 
 
 def train_neurons(
@@ -50,22 +54,50 @@ def train_neurons(
     stop = Stopper(config.schedule.neuron, generation, task.direction)
     best: tuple[float, dict[str, Tensor]] | None = None
     epoch, over = 0, False
-    while not over:
-        with global_stream(config.seed, "neuron", generation, attempt, epoch):
-            loss = _train_epoch(network, task, data.train, config, optimiser)
-        score = evaluate(network, task, data.validation)
-        on_epoch(epoch, {"train_loss": loss, "validation_score": score})
-        if best is None or better(score, best[0], task.direction):
-            best = score, weights_of(network)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(score)
-        elif scheduler is not None:
-            scheduler.step()
-        over = stop(score)
-        epoch += 1
+    with _looking_ahead(network, data.train, config) as on_gathered:
+        while not over:
+            with global_stream(config.seed, "neuron", generation, attempt, epoch):
+                loss = _train_epoch(network, task, data.train, config, optimiser, on_gathered)
+            score = evaluate(network, task, data.validation)
+            on_epoch(epoch, {"train_loss": loss, "validation_score": score})
+            if best is None or better(score, best[0], task.direction):
+                best = score, weights_of(network)
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(score)
+            elif scheduler is not None:
+                scheduler.step()
+            over = stop(score)
+            epoch += 1
     assert best is not None
     network.load_state_dict(best[1])
     return best[0]
+
+
+@contextmanager
+def _looking_ahead(
+    network: nn.Module, source: Source, config: TrialConfig
+) -> Iterator[Callable[[Tensor, Tensor], None] | None]:
+    """While it lasts, dendrites that see the samples themselves say once what they say in every epoch.
+
+    Yields what is to be told of samples that are gathered for many batches.
+    """
+    if not isinstance(source, Split) or source.augment is not None:
+        yield None
+        return
+    modules = list(dendritic_modules(network).values())
+    ahead = [Ahead(source.inputs, int(_AHEAD * config.record_budget)) for _ in modules]
+
+    def on_gathered(gathered: Tensor, rows: Tensor) -> None:
+        for one in ahead:
+            one.gather(gathered, rows)
+
+    try:
+        for module, one in zip(modules, ahead, strict=True):
+            module.ahead = one
+        yield on_gathered
+    finally:
+        for module in modules:
+            module.ahead = None
 
 
 def _optimiser(
@@ -84,19 +116,17 @@ def _optimiser(
 
 
 def _train_epoch(
-    network: nn.Module, task: Task, source: Source, config: TrialConfig, optimiser: Adam | torch.optim.Optimizer
+    network: nn.Module,
+    task: Task,
+    source: Source,
+    config: TrialConfig,
+    optimiser: Adam | torch.optim.Optimizer,
+    on_gathered: Callable[[Tensor, Tensor], None] | None = None,
 ) -> float:
     """One pass over the data in a new order. Returns the mean loss."""
     network.train()
     device = _device(network)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    modules = dendritic_modules(network).values()
-
-    def on_gathered(inputs: Tensor | None) -> None:
-        # Dendrites that see the gathered inputs as they are work them out at once.
-        for module in modules:
-            module.look_ahead(inputs)
-
     told: list[Tensor] = []
     share: Tensor | None = None
     for batch in training_batches(source, config.batch_size, on_gathered):

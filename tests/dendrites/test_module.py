@@ -1,4 +1,3 @@
-import copy
 import math
 from collections.abc import Callable
 
@@ -7,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pbp_search.dendrites import Dendritic
+from pbp_search.dendrites import attach
 from tests.dendrites.grown_networks import (
     BUILDERS,
     NONLINEARITIES,
@@ -168,66 +167,6 @@ def test_a_candidate_is_a_new_start_of_the_same_form() -> None:
     assert len(module.dendrites) == 2
 
 
-def same_as_alone(module: Dendritic, x: Tensor) -> None:
-    """The activations at x are what the module says of it with nothing gathered."""
-    alone = copy.deepcopy(module)
-    alone.look_ahead(None)
-    for left, right in zip(module.activations(x), alone.activations(x.clone()), strict=True):
-        assert left.shape == right.shape
-        torch.testing.assert_close(left, right, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("leading", [(), (5,)])
-def test_activations_of_batches_come_from_all_gathered_samples(leading: tuple[int, ...]) -> None:
-    module = dendritic(3, 4, 3, dtype=torch.float64)
-    gathered = torch.randn(11, *leading, 3, dtype=torch.float64)
-    module.look_ahead(gathered)
-    for x in gathered.split([4, 4, 3]):
-        same_as_alone(module, x)
-        activations = module.activations(x)
-        assert all(activation.untyped_storage().nbytes() > activation.nbytes for activation in activations)
-        assert not any(activation.requires_grad for activation in activations)
-        same_as_alone(module, x.flatten(1).reshape(x.shape))  # still a view
-    module.look_ahead(None)
-    activations = module.activations(gathered[:4])
-    assert all(activation.untyped_storage().nbytes() == activation.nbytes for activation in activations)
-
-
-@pytest.mark.parametrize("view", ["changed", "changed before", "another", "part", "transposed", "single", "regrouped"])
-def test_what_is_not_a_batch_of_the_gathered_samples_as_they_were_is_worked_out_by_itself(view: str) -> None:
-    module = dendritic(3, 4, 2, dtype=torch.float64)
-    gathered = torch.randn(12, 3, 3, dtype=torch.float64)
-    module.look_ahead(gathered)
-    if view == "changed before":
-        gathered[:4].mul_(3)
-    same_as_alone(module, gathered[:4])
-    x = {
-        "changed": gathered[4:8],
-        "changed before": gathered[4:8],
-        "another": torch.randn(4, 3, 3, dtype=torch.float64).view(12, 3),
-        "part": gathered[4:8, 1],
-        "transposed": gathered[4:8].transpose(0, 1),
-        "single": gathered[5, 1],
-        "regrouped": gathered[4:8].view(-1, 3),
-    }[view]
-    if "changed" in view:
-        x.add_(1)
-    same_as_alone(module, x)
-    same_as_alone(module, gathered[8:])
-
-
-def test_hooks_of_a_dendrites_layer_see_every_batch() -> None:
-    module, seen = dendritic(3, 4, 2), []
-    module.get_submodule("dendrites.1.module").register_forward_hook(
-        lambda layer, args, output: seen.append(len(args[0]))
-    )
-    gathered = torch.randn(6, 3)
-    module.look_ahead(gathered)
-    for x in gathered.split(2):
-        module(x)
-    assert seen == [2, 2, 2]
-
-
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 @pytest.mark.parametrize("rows", [5, 5000])
 def test_without_a_graph_the_inputs_stay_and_the_outputs_are_the_same(nonlinearity: str, rows: int) -> None:
@@ -238,3 +177,13 @@ def test_without_a_graph_the_inputs_stay_and_the_outputs_are_the_same(nonlineari
         found = module(x)
     assert_same_bits(x, before)
     assert_same_bits(found, expected)
+
+
+def test_a_layers_weight_can_be_replaced_or_tied_through_the_wrapper() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    attach(network)
+    network[0].weight = network[1].weight
+    network[0].bias = nn.Parameter(torch.ones(4))
+    assert network.get_parameter("0.module.weight") is network.get_parameter("1.module.weight")
+    assert dict(network.named_parameters())["0.module.bias"].tolist() == [1.0] * 4
+    assert "0.weight" not in network.state_dict()

@@ -211,3 +211,11 @@ def test_recording_leaves_no_python_memory_behind() -> None:
     assert grown < 100_000
     for name, value in network.state_dict().items():
         assert_same_bits(value, before[name])
+
+
+def test_a_loss_that_is_not_one_number_for_each_sample_is_refused() -> None:
+    network = convolutions()
+    attach(network)
+    batches = in_batches(torch.randn(16, 2, 20), torch.randn(16, 4), 8)
+    with pytest.raises(InputError, match=r"shape \(\) for 8 samples: it must be one loss per sample, shape \(8,\)"):
+        record(network, lambda outputs, targets: (outputs - targets).square().mean(), batches)

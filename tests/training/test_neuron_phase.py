@@ -6,10 +6,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from pbp_search.dendrites import Adam, dendritic_modules
+from pbp_search.dendrites import dendritic_modules
+from pbp_search.dendrites.ahead import Ahead
 from pbp_search.errors import TrainingError
 from pbp_search.training import (
     CycleSchedule,
+    Data,
     Fixed,
     Split,
     Task,
@@ -20,7 +22,6 @@ from pbp_search.training import (
     train_neurons,
 )
 from pbp_search.training.data import _orders
-from pbp_search.training.neuron_phase import _train_epoch
 from tests.training.tiny_tasks import Bowl, BowlWithDropout, NegatedBowl, Rings, assert_same_checkpoint, config
 
 TASKS = [Rings(), Bowl(), NegatedBowl(), BowlWithDropout()]
@@ -242,21 +243,32 @@ def test_gradients_are_clipped() -> None:
     assert float((end - start).norm()) <= 0.02 * 0.1 + decay + 1e-6
 
 
-def test_looking_ahead_changes_nothing_but_the_last_bits_and_ends_with_the_epoch(
+def test_looking_ahead_changes_nothing_but_the_last_bits_and_ends_with_the_phase(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    class Double(Bowl):
+        def data(self) -> Data:
+            data = super().data()
+            parts = (data.train, data.validation, data.test)
+            return Data(*(Split(part.inputs.double(), part.targets.double()) for part in parts))
+
     ends = []
     for ahead in (True, False):
-        network = build_network(Bowl(), config(), 2).double()
+        network = build_network(Double(), config(), 2).double()
         modules = list(dendritic_modules(network).values())
-        if not ahead:
-            monkeypatch.setattr(type(modules[0]), "look_ahead", lambda module, gathered: None)
-        data = Bowl().data().train
-        split = Split(data.inputs.double(), data.targets.double())
-        torch.manual_seed(0)
-        adam = Adam([parameter for parameter in network.parameters() if parameter.requires_grad], 0.01)
-        _train_epoch(network, Bowl(), split, TrialConfig(width=1, batch_size=48), adam)
-        assert all(module.gathered is None and module._ahead is None for module in modules)
+        asked: list[bool] = []
+        plain = Ahead.slices
+
+        def slices(self: Ahead, *args: Any, plain: Any = plain, asked: list[bool] = asked, ahead: bool = ahead) -> Any:
+            known = plain(self, *args) if ahead else None
+            asked.append(known is not None)
+            return known
+
+        monkeypatch.setattr(Ahead, "slices", slices)
+        train(network, Double(), 2, epochs=2)
+        assert any(asked) == ahead
+        assert all(module.ahead is None for module in modules)
         ends.append(network.state_dict())
+        monkeypatch.setattr(Ahead, "slices", plain)
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=0, atol=1e-10, msg=name)
