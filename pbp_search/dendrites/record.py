@@ -216,8 +216,8 @@ class _Recorder:
             losses = self.loss(called(self.network, inputs), targets)
         if losses.shape != (samples,):
             raise InputError(
-                f"The loss has the shape {tuple(losses.shape)} for {samples} samples: it must be one loss per sample, shape "
-                f'({samples},). With torch\'s losses, pass reduction="none".'
+                f"The loss has the shape {tuple(losses.shape)} for {samples} samples: it must be one loss per sample, "
+                f'shape ({samples},). With torch\'s losses, pass reduction="none".'
             )
         leaves = [leaf for probe in self.probes for leaf in probe.leaves]
         if leaves and losses.requires_grad:
