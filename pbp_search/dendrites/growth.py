@@ -148,11 +148,10 @@ class _Problem:
         self.fits: list[LinearFit] = []
         for some in (self.training, self.held_out):
             projection = Projection(some.inputs, some.activations, some.errors)
-            left = projection.residual(some.inputs, some.activations, some.errors)
-            self.known.append(some.errors - left)
-            self.left.append(left)
+            self.known.append(some.errors - projection.left)
+            self.left.append(projection.left)
             self.fits.append(projection.fit)
-            some.errors = standardise(left)
+            some.errors = standardise(projection.left)
 
     def shuffled(self, generator: torch.Generator) -> "_Problem":
         """The same with what is left of the errors taken from other samples of the same part.
@@ -164,8 +163,7 @@ class _Problem:
         parts = (other.training, other.held_out)
         for some, known, left, fit in zip(parts, self.known, self.left, self.fits, strict=True):
             errors = known + _permuted(left, some.samples, generator)
-            projection = Projection(some.inputs, some.activations, errors, fit)
-            some.errors = standardise(projection.residual(some.inputs, some.activations, errors))
+            some.errors = standardise(Projection(some.inputs, some.activations, errors, fit).left)
         return other
 
     def train(

@@ -10,9 +10,11 @@ that its accepted dendrites say, so these are projected out of E first.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # A standard deviation below this multiple of the type's precision, relative to the largest value, is rounding.
 _ROUNDING = 32.0
@@ -34,15 +36,22 @@ def standardise(values: Tensor) -> Tensor:
     """Values of mean 0 and standard deviation 1 over the records, shape (R, C); constant columns become 0.
 
     There is no absolute epsilon: values of any scale are standardised alike. Columns whose standard deviation is
-    within rounding of their largest value count as constant; their gradient is 0.
+    within rounding of their largest value count as constant. Not to be differentiated.
     """
-    largest = values.detach().abs().amax(0)
-    scaled = values / torch.where(largest > 0, largest, 1.0)
-    centred = scaled - scaled.mean(0)
+    return _standardised(values)[0]
+
+
+def _standardised(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and the inverse of each column's standard deviation; 0 for constant columns."""
+    low, high = values.aminmax(dim=0)
+    largest = torch.maximum(high, -low)
+    largest = torch.where(largest > 0, largest, 1.0)
+    scaled = values / largest
+    centred = scaled.sub_(scaled.mean(0))
     variance = centred.square().mean(0)
     varies = variance > (_ROUNDING * torch.finfo(values.dtype).eps) ** 2
-    # The inner where keeps the square root's infinite derivative at 0 out of the graph.
-    return torch.where(varies, centred / torch.where(varies, variance, 1.0).sqrt(), 0.0)
+    inverse = torch.where(varies, variance.rsqrt(), 0.0)
+    return centred.mul_(inverse), inverse / largest
 
 
 def correlation(outputs: Tensor, errors: Tensor) -> Tensor:
@@ -60,7 +69,29 @@ def correlation(outputs: Tensor, errors: Tensor) -> Tensor:
 
 def signed_correlation(outputs: Tensor, standard: Tensor) -> Tensor:
     """The same with its sign, with errors that are standardised already."""
-    return (standardise(outputs) * standard).mean(0)
+    found: Tensor = _SignedCorrelation.apply(outputs, standard)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _SignedCorrelation(torch.autograd.Function):
+    """With v the standardised V: S = mean v E, and dS/dV_n = (E_n - mean E - v_n S) / (R std V).
+
+    By hand, because it is most of a small dendrite phase: automatic differentiation takes three times the kernels.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, standard: Tensor) -> Tensor:
+        v, inverse = _standardised(outputs)
+        score = (v * standard).mean(0)
+        ctx.save_for_backward(v, standard, score, inverse)
+        return score
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        v, standard, score, inverse = ctx.saved_tensors
+        left = torch.addcmul(standard - standard.mean(0), v, score, value=-1)
+        return left.mul_(gradient * inverse / len(v)), None
 
 
 def signed_covariance(outputs: Tensor, standard: Tensor) -> Tensor:
@@ -92,6 +123,9 @@ class Projection:
         activations: The accepted dendrites' outputs, each (R, C).
         errors: E, shape (R, C).
         fit: The fit of the same inputs for other errors: its costly part is used again.
+
+    Attributes:
+        left: The residual of the records of the fit: see :meth:`residual`.
     """
 
     def __init__(
@@ -112,10 +146,13 @@ class Projection:
         # The activations have the variance 1: an absolute limit tells those of which only rounding is left.
         inverse: Tensor = torch.linalg.pinv(gram, atol=_WEAK * records, rtol=_WEAK, hermitian=True)
         self._by_dendrites = (inverse @ cross.unsqueeze(-1)).squeeze(-1)  # (C, D)
+        self.left = self._without_dendrites(left_errors, left_activations, errors)
 
     def residual(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> Tensor:
-        """E without what the fit explains, shape (R, C), of E's type; 0 where only rounding is left."""
-        left_errors, left_activations = self._without_inputs(_grouped(inputs), activations, errors)
+        """E of any records without what the fit explains, shape (R, C), of E's type; 0 where only rounding is left."""
+        return self._without_dendrites(*self._without_inputs(_grouped(inputs), activations, errors), errors)
+
+    def _without_dendrites(self, left_errors: Tensor, left_activations: Tensor, errors: Tensor) -> Tensor:
         explained = torch.einsum("rdc,cd->rc", left_activations, self._by_dendrites)
         left = (left_errors - explained).to(errors.dtype)
         rounding = _ROUNDING * torch.finfo(errors.dtype).eps * errors.abs().amax(0)
@@ -156,8 +193,10 @@ class LinearFit:
         self._large = inputs.numel() > _LARGE and not ridge
         self._precision = inputs.dtype if self._large else torch.float64
         self._standard = _Standard(inputs, self._precision)
+        self._inputs = inputs
+        self._kept = [self._standard(piece).transpose(0, 1) for piece in _pieces(inputs)]
         weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK_LARGE if self._large else _WEAK
-        self._directions = _Directions(self._standard(inputs).transpose(0, 1), weak) if ridge else None
+        self._directions = _Directions(torch.cat(self._kept, 1), weak) if ridge else None
         self._inverse: Tensor | None = None
         if not ridge:
             _, groups, length = inputs.shape
@@ -191,9 +230,11 @@ class LinearFit:
         return torch.cat([(x @ by).double() for x in self._pieces(inputs)], 1)
 
     def _pieces(self, inputs: Tensor) -> Iterator[Tensor]:
-        """Standardised inputs in pieces, each (G, some of the R, F)."""
-        for piece in _pieces(inputs):
-            yield self._standard(piece).transpose(0, 1)
+        """Standardised inputs in pieces, each (G, some of the R, F). Those of the fit are asked for again and again."""
+        if inputs is self._inputs:
+            yield from self._kept
+        else:
+            yield from (self._standard(piece).transpose(0, 1) for piece in _pieces(inputs))
 
 
 def _pieces(values: Tensor) -> Sequence[Tensor]:
