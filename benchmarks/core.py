@@ -115,8 +115,8 @@ def _forwards(network: nn.Module, inputs: Tensor) -> Callable[[], object]:
 def dendrite_phases() -> list[Figure]:
     """The dendrite phase of a network in plain epochs of it, until 95% of what a hundred passes reach.
 
-    The recording, the projections and the passes of all modules count, and the first pass of the floor; the floor's
-    other passes, as many again, do not.
+    The recording, the projections and the passes of all modules count, and with them the floor, which is learned side
+    by side.
     """
     split = training_part()
     if split is None:
@@ -147,7 +147,7 @@ def _phase(network: nn.Module, split: Split) -> float:
             rule = Fixed(epochs=passes)
             _, growth = grow(module, records[name], partial(Stopper, rule, 0, "maximize"), torch.Generator())
             grown[passes] = time.perf_counter() - start, growth
-        a_pass = (grown[_PASSES][0] - grown[1][0]) / (_PASSES - 1) / 2  # half of it is the floor's
+        a_pass = (grown[_PASSES][0] - grown[1][0]) / (_PASSES - 1)
         scores = grown[_PASSES][1].scores
         needed = next(index for index, score in enumerate(scores) if score >= 0.95 * max(scores))
         spent += grown[1][0] + needed * a_pass

@@ -37,8 +37,8 @@ class Growth:
 
     Attributes:
         score: The held-out score of the candidates at their best.
-        floor: The held-out score of candidates trained the same way on shuffled errors; with few records for the
-            inputs, that of linear candidates if it is more.
+        floor: The held-out score of candidates trained beside them on shuffled errors, at their own best; with few
+            records for the inputs, that of linear candidates if it is more.
         noise: The standard deviation of a score that is due to chance alone, by permuting the held-out errors.
         scores: The held-out score after each epoch.
         epochs: Of all trainings.
@@ -92,20 +92,14 @@ def grow(
     if module.spec.variant == "sham":
         raise InputError("A module of the variant sham has no dendrites to train: grow nothing there.")
     start = int(torch.randint(2**62, (), generator=generator))
-    problem = _Problem(module, record)
-    generation, scores = problem.train(start, stop(), learning_rate)
-    noise = problem.noise(generator)
-    _, floor_scores = problem.shuffled(generator).train(start, stop(), learning_rate)
+    problem = _Problem(module, record, generator)
+    generation, scores, floors = problem.train(start, stop(), learning_rate)
+    noise, epochs = problem.noise(generator), len(scores)
     if any(fit.ridge for fit in problem.fits):
         # Too few records to take out all that is linear in the inputs: what linear candidates find is no news.
-        floor_scores += problem.train(start, stop(), learning_rate, linear=True)[1]
-    return generation, Growth(
-        score=max(scores),
-        floor=max(floor_scores),
-        noise=noise,
-        scores=tuple(scores),
-        epochs=len(scores) + len(floor_scores),
-    )
+        _, linear, _ = problem.train(start, stop(), learning_rate, linear=True)
+        floors, epochs = floors + linear, epochs + len(linear)
+    return generation, Growth(score=max(scores), floor=max(floors), noise=noise, scores=tuple(scores), epochs=epochs)
 
 
 def draw(module: Dendritic, record: Record, generator: torch.Generator) -> list[Dendrite]:
@@ -135,46 +129,39 @@ def _types(module: Dendritic) -> tuple[type[Any], type[Any]]:
 class _Problem:
     """Maximise the sum of S_i over the candidates' own weights and their incoming U."""
 
-    def __init__(self, module: Dendritic, record: Record) -> None:
+    def __init__(self, module: Dendritic, record: Record, generator: torch.Generator) -> None:
         self.module = module
         self.objective = signed_correlation if module.spec.objective == "correlation" else signed_covariance
         part, self.pool_type = _types(module)
-        self.training = part(module, record.training)
-        self.held_out = part(module, record.held_out)
+        self.training, self.held_out = part(module, record.training), part(module, record.held_out)
         # Each part by its own fit: that of other records, taken out of a record far from them, would leave an error
         # that depends on its inputs, shuffled or not.
-        self.known: list[Tensor] = []
-        self.left: list[Tensor] = []
         self.fits: list[LinearFit] = []
-        for some in (self.training, self.held_out):
-            projection = Projection(some.inputs, some.activations, some.errors)
-            self.known.append(some.errors - projection.left)
-            self.left.append(projection.left)
-            self.fits.append(projection.fit)
-            some.errors = standardise(projection.left)
+        self.errors, self.held_out_errors = (self._kinds(some, generator) for some in (self.training, self.held_out))
 
-    def shuffled(self, generator: torch.Generator) -> "_Problem":
-        """The same with what is left of the errors taken from other samples of the same part.
+    def _kinds(self, part: Any, generator: torch.Generator) -> Tensor:
+        """What is left of the errors, and of errors that were taken from other samples; standardised, (R, 2, C).
 
-        What the neuron knows already stays: where few records leave some of it in, it is left in here too.
+        What the neuron knows already stays in both: where few records leave some of it in, it is left in here too.
         """
-        other = copy.copy(self)
-        other.training, other.held_out = copy.copy(self.training), copy.copy(self.held_out)
-        parts = (other.training, other.held_out)
-        for some, known, left, fit in zip(parts, self.known, self.left, self.fits, strict=True):
-            errors = known + _permuted(left, some.samples, generator)
-            some.errors = standardise(Projection(some.inputs, some.activations, errors, fit).left)
-        return other
+        projection = Projection(part.inputs, part.activations, part.errors)
+        self.fits.append(projection.fit)
+        shuffled = part.errors - projection.left + _permuted(projection.left, part.samples, generator)
+        other = Projection(part.inputs, part.activations, shuffled, projection.fit)
+        return torch.stack([standardise(projection.left), standardise(other.left)], 1)
 
     def train(
         self, seed: int, stop: Stop, learning_rate: float, linear: bool = False
-    ) -> tuple[list[Dendrite], list[float]]:
-        """The generation at its best held-out score, and the held-out score after each epoch."""
+    ) -> tuple[list[Dendrite], list[float], list[float]]:
+        """The generation at its best held-out score, that score after each epoch, and that of the shuffled errors.
+
+        Both kinds of errors have candidates of their own, which learn side by side: every operation is one for both.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            pool = self.pool_type.searched(self.module, self.training, linear)
+            pool = self.pool_type.searched(self.module, self.training, self.errors, linear)
             batches = torch.Generator().manual_seed(seed)
-            best, scores, over = dict[str, Tensor](), list[float](), False
+            best, scores, floors, over = dict[str, Tensor](), list[float](), list[float](), False
             with torch.no_grad():
                 running = self._signed(pool, self.training.first())
             optimiser = Adam(list(pool.parameters()), learning_rate)
@@ -185,17 +172,18 @@ class _Problem:
                 optimiser = Adam(list(pool.parameters()), learning_rate)
             while not over:
                 running = self._epoch(pool, optimiser, running, batches)
-                found = self._scores(pool.eval())
-                scores.append(float(found.gather(0, pool.choice(found)[:1]).mean()))
-                if not best or scores[-1] > max(scores[:-1]):
+                score, floor = (float(found.gather(0, pool.choice(found)[:1]).mean()) for found in self._scores(pool))
+                if not best or score > max(scores):
                     best = copy.deepcopy(pool.state_dict())
-                over = stop(scores[-1])
+                scores.append(score)
+                floors.append(floor)
+                over = stop(score)
             pool.load_state_dict(best)
             _check_finite(*pool.parameters())
-            choice = pool.choice(self._scores(pool.eval()))
+            choice = pool.choice(self._scores(pool)[0])
             outputs = self._outputs(pool)
             self.outputs = outputs.gather(1, choice[:1].expand(len(outputs), 1, -1))
-            return pool.chosen(choice), scores
+            return pool.chosen(choice), scores, floors
 
     def _epoch(self, pool: PatchPool | CallPool, optimiser: Adam, running: Tensor, batches: torch.Generator) -> Tensor:
         """Train for an epoch, and return the running estimate of the signed scores."""
@@ -210,20 +198,26 @@ class _Problem:
         return running
 
     def _signed(self, pool: PatchPool | CallPool, rows: Tensor | None) -> Tensor:
-        """The objective with its sign at some rows of the training part, shape (P, C)."""
-        errors = self.training.errors if rows is None else self.training.errors[rows]
-        outputs = pool.outputs(self.training, rows)
-        return self.objective(outputs, errors.unsqueeze(1))
+        """The objective with its sign at some rows of the training part, shape (2 * P, C)."""
+        errors = self.errors if rows is None else self.errors[rows]
+        signed: Tensor = self.objective(pool.outputs(self.training, rows), self._for_each(errors))
+        return signed
+
+    def _for_each(self, errors: Tensor) -> Tensor:
+        """Errors (R, 2, C) for the candidates of each kind, (R, 2 * P, C)."""
+        return errors if self.module.spec.pool == 1 else errors.repeat_interleave(self.module.spec.pool, 1)
 
     @torch.no_grad()
     def _outputs(self, pool: PatchPool | CallPool) -> Tensor:
-        outputs = pool.outputs(self.held_out)
+        outputs = pool.eval().outputs(self.held_out)
         _check_finite(outputs)
         return outputs
 
     def _scores(self, pool: PatchPool | CallPool) -> Tensor:
-        """The held-out correlation of every candidate, shape (P, C)."""
-        return signed_correlation(self._outputs(pool), self.held_out.errors.unsqueeze(1)).abs().clamp(max=1.0)
+        """The held-out correlation of every candidate, of each kind of errors: shape (2, P, C)."""
+        found = signed_correlation(self._outputs(pool), self._for_each(self.held_out_errors))
+        scores: Tensor = found.abs().clamp(max=1.0).unflatten(0, (2, -1))
+        return scores
 
     @torch.no_grad()
     def noise(self, generator: torch.Generator) -> float:
@@ -231,9 +225,9 @@ class _Problem:
 
         By sample: a sample's positions stay together, because they are alike.
         """
-        scores, outputs = [], standardise(self.outputs[:, 0])
+        scores, outputs, errors = [], standardise(self.outputs[:, 0]), self.held_out_errors[:, 0]
         for _ in range(_PERMUTATIONS):
-            permuted = _permuted(self.held_out.errors, self.held_out.samples, generator)
+            permuted = _permuted(errors, self.held_out.samples, generator)
             scores.append((outputs * permuted).mean(0).abs().mean())
         return float(torch.stack(scores).std())
 

@@ -109,14 +109,14 @@ class PatchPool(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def searched(cls, module: Dendritic, part: PatchPart, linear: bool) -> "PatchPool":
-        """A pool whose candidates start as the best of many random ones, by the training records.
+    def searched(cls, module: Dendritic, part: PatchPart, errors: Tensor, linear: bool) -> "PatchPool":
+        """A pool for each kind of errors, (R, K, C), one after the other: K * P candidates for each neuron.
 
-        Gradients find a start among many slowly; all errors by all candidates are one product, because any candidate
-        of a group fits any of its neurons.
+        They start as the best of many random ones, by the training records. Gradients find a start among many slowly;
+        all errors by all candidates are one product, because any candidate of a group fits any of its neurons.
         """
-        wanted, channels = module.spec.pool, module.channels
-        pool = cls(module, part, max(wanted, _SEARCHED // channels))
+        kinds, wanted, channels = errors.shape[1], module.spec.pool, module.channels
+        pool = cls(module, part, max(kinds * wanted, _SEARCHED // channels))
         if linear:
             pool.nonlinearity = _identity
         pool.weight.mul_(_GAIN)
@@ -124,18 +124,18 @@ class PatchPool(nn.Module):
             pool.bias.uniform_(-1, 1)  # torch's is nearly 0 where there are many inputs, but even functions need one
         rows, shape = part.first(), (pool.view.groups, -1)
         outputs = standardise(pool.outputs(part, rows)).unflatten(2, shape)
-        found = torch.einsum("rpgc,rgd->gpcd", outputs, part.errors[rows].unflatten(1, shape)).abs()
-        best = found.flatten(1, 2).topk(wanted, 1).indices  # (G, pool, C / G)
-        size = found.shape[2]
-        offset = size * torch.arange(pool.view.groups, device=best.device).reshape(-1, 1, 1)
-        best = (best // size * channels + best % size + offset).transpose(0, 1).flatten(1)  # (pool, C)
+        found = torch.einsum("rpgc,rkgd->kgpcd", outputs, errors[rows].unflatten(2, shape)).abs()
+        best = found.flatten(2, 3).topk(wanted, 2).indices.transpose(1, 2)  # (K, pool, G, C / G)
+        size = found.shape[3]
+        offset = size * torch.arange(pool.view.groups, device=best.device).unsqueeze(1)
+        best = (best // size * channels + best % size + offset).flatten(2).flatten(0, 1)  # (K * pool, C)
         pool.weight = nn.Parameter(pool.weight.flatten(0, 1)[best])
         if pool.bias is not None:
             pool.bias = nn.Parameter(pool.bias.flatten()[best])
         if pool.index is not None:
             pool.index = pool.index.flatten(0, 1)[best]
             pool.mean, pool.scale = pool.mean.flatten(0, 1)[best], pool.scale.flatten(0, 1)[best]
-        pool.incoming = nn.Parameter(pool.incoming[:wanted].clone())
+        pool.incoming = nn.Parameter(pool.incoming[: kinds * wanted].clone())
         return pool
 
     def _standard(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,9 +295,12 @@ class CallPool(nn.Module):
         self._settle(part)
 
     @classmethod
-    def searched(cls, module: Dendritic, part: CallPart, linear: bool) -> "CallPool":
-        """A pool at a random start: copies are too costly for many."""
+    def searched(cls, module: Dendritic, part: CallPart, errors: Tensor, linear: bool) -> "CallPool":
+        """A pool for each kind of errors, (R, K, C), at the same random start: copies are too costly for many."""
         pool = cls(module, part, module.spec.pool)
+        first = list(pool.candidates)
+        for _ in range(errors.shape[1] - 1):
+            pool.candidates.extend(copy.deepcopy(candidate) for candidate in first)
         for candidate in pool.candidates if linear else ():
             assert isinstance(candidate, Dendrite)
             candidate.nonlinearity = _identity
