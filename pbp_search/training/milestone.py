@@ -75,7 +75,7 @@ class Milestone(Settings):
         weight_bytes: The bytes of its parameters and buffers.
         score: The metric on the validation data.
         train_score: The metric on the training data.
-        epochs: Epochs of both phases since the start of the chain, failed tries and the passes for the floors included.
+        epochs: Epochs of both phases since the start of the chain, failed tries included.
         seconds: Wall-clock seconds since the start of the chain, tries that failed included.
         growth: How the generations of this rung went, tries that failed included.
     """

@@ -97,8 +97,7 @@ def test_every_epoch_is_counted_and_told_once(name: str) -> None:
     assert first.milestone.epochs == len(first.history) == 4
     assert [epoch.epoch for epoch in first.history] == [0, 1, 2, 3]
     attempts = {growth.attempt for growth in second.milestone.growth}
-    # 20 passes for a generation and 20 for its floor; the neuron phases are whole.
-    assert second.milestone.epochs == 4 + 40 * len(attempts) + len(neuron_epochs(second))
+    assert second.milestone.epochs == 4 + 20 * len(attempts) + len(neuron_epochs(second))
     assert sum(epoch.phase == "dendrite" for epoch in second.history) == 20 * len(attempts)
     assert {(epoch.generation, epoch.attempt) for epoch in second.history} == {(1, attempt) for attempt in attempts}
 
@@ -167,7 +166,7 @@ def test_a_useless_generation_is_thrown_away_and_the_network_restored(name: str)
     assert milestone.seconds > before.milestone.seconds
     assert {growth.attempt for growth in milestone.growth} == {0, 1, 2, 3}
     trained = [attempt for attempt in range(4) if neuron_epochs(after, attempt)]
-    assert milestone.epochs == before.milestone.epochs + 4 * 20 + 3 * len(trained)
+    assert milestone.epochs == before.milestone.epochs + 4 * 10 + 3 * len(trained)
     assert evaluate(after.network(TASKS[name]), TASKS[name], TASKS[name].data().validation) == milestone.score
 
 
