@@ -307,6 +307,7 @@ HARD: dict[str, Hard] = {
         squared_loss,
         {"BinaryLinear": 6, "Linear": 1},
         finds="wide",
+        samples=3072,
         adapters={BinaryLinear: Adapter()},
     ),
     "IGMTF": Hard(Neighbours, series_data, squared_loss, {"GRU": 1, "Linear": 3}, finds="encoder"),

@@ -183,4 +183,6 @@ def test_the_folded_network_equals_the_network(case: Grown, dtype: torch.dtype) 
     assert parameter_count(folded) == parameter_count(network)
     with torch.no_grad():
         for name, expected in outputs(network, inputs).items():
-            torch.testing.assert_close(outputs(folded, inputs)[name], expected)
+            # Of numbers of about 1, behind some ten layers.
+            tolerance = 1e-4 if dtype == torch.float32 else 1e-10
+            torch.testing.assert_close(outputs(folded, inputs)[name], expected, rtol=tolerance, atol=tolerance)
