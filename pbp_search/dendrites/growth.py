@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
-from pbp_search.dendrites.objective import LinearFit, Projection, signed_correlation, signed_covariance, standardise
+from pbp_search.dendrites.objective import Projection, signed_correlation, signed_covariance, standardise
 from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.pools import CallPart, CallPool, PatchPart, PatchPool
@@ -95,7 +95,7 @@ def grow(
     problem = _Problem(module, record, generator)
     generation, scores, floors = problem.train(start, stop(), learning_rate)
     noise, epochs = problem.noise(generator), len(scores)
-    if any(fit.ridge for fit in problem.fits):
+    if problem.ridge:
         # Too few records to take out all that is linear in the inputs: what linear candidates find is no news.
         _, linear, _ = problem.train(start, stop(), learning_rate, linear=True)
         floors, epochs = floors + linear, epochs + len(linear)
@@ -136,7 +136,7 @@ class _Problem:
         self.training, self.held_out = part(module, record.training), part(module, record.held_out)
         # Each part by its own fit: that of other records, taken out of a record far from them, would leave an error
         # that depends on its inputs, shuffled or not.
-        self.fits: list[LinearFit] = []
+        self.ridge = False
         self.errors, self.held_out_errors = (self._kinds(some, generator) for some in (self.training, self.held_out))
 
     def _kinds(self, part: Any, generator: torch.Generator) -> Tensor:
@@ -145,7 +145,7 @@ class _Problem:
         What the neuron knows already stays in both: where few records leave some of it in, it is left in here too.
         """
         projection = Projection(part.inputs, part.activations, part.errors)
-        self.fits.append(projection.fit)
+        self.ridge |= projection.fit.ridge
         shuffled = part.errors - projection.left + _permuted(projection.left, part.samples, generator)
         other = Projection(part.inputs, part.activations, shuffled, projection.fit)
         return torch.stack([standardise(projection.left), standardise(other.left)], 1)

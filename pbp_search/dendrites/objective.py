@@ -26,7 +26,7 @@ _PLENTY = 2
 _WEAK = 1e-10
 _WEAK_DOUBLE = 1e-13
 _WEAK_LARGE = 1e-8
-_LARGE = 2**22  # numbers of inputs: 32 MiB in double precision
+_LARGE = 2**20  # numbers of inputs: 8 MiB in double precision
 _PIECE = 2**20  # numbers of inputs at once: they stay near the processor
 # Ridges to choose from, relative to the mean variance of the inputs' directions.
 _RIDGES = 10.0 ** torch.arange(-8, 3, dtype=torch.float64)
@@ -51,7 +51,8 @@ def _standardised(values: Tensor) -> tuple[Tensor, Tensor]:
     variance = centred.square().mean(0)
     varies = variance > (_ROUNDING * torch.finfo(values.dtype).eps) ** 2
     inverse = torch.where(varies, variance.rsqrt(), 0.0)
-    return centred.mul_(inverse), inverse / largest
+    # Beyond that a gradient would overflow.
+    return centred.mul_(inverse), (inverse / largest).clamp(max=torch.finfo(values.dtype).max / 64)
 
 
 def correlation(outputs: Tensor, errors: Tensor) -> Tensor:
@@ -180,6 +181,9 @@ def _grouped(inputs: Tensor) -> Tensor:
 class LinearFit:
     """Least squares by the same inputs for any errors: what depends on the inputs alone is computed once.
 
+    With fewer records than inputs the products of records are decomposed, else those of inputs: the smaller problem has
+    the same solution.
+
     Args:
         inputs: x, shape (R, G, F).
         ridge: Add a ridge for each column: of some, that with the least generalised cross-validation error
@@ -190,39 +194,66 @@ class LinearFit:
     def __init__(self, inputs: Tensor, ridge: bool) -> None:
         self.ridge = ridge
         # Large products are taken in the inputs' own precision: double costs several times as much.
-        self._large = inputs.numel() > _LARGE and not ridge
-        self._precision = inputs.dtype if self._large else torch.float64
+        large = inputs.numel() > _LARGE
+        self._precision = inputs.dtype if large else torch.float64
         self._standard = _Standard(inputs, self._precision)
         self._inputs = inputs
         self._kept = [self._standard(piece).transpose(0, 1) for piece in _pieces(inputs)]
-        weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK_LARGE if self._large else _WEAK
-        self._directions = _Directions(torch.cat(self._kept, 1), weak) if ridge else None
-        self._inverse: Tensor | None = None
-        if not ridge:
-            _, groups, length = inputs.shape
-            gram = torch.zeros(groups, length, length, dtype=torch.float64, device=inputs.device)
-            for x in self._pieces(inputs):
-                gram += x.mT @ x
-            self._inverse = torch.linalg.pinv(gram, rtol=weak, hermitian=True)
+        self._refined = large and not ridge
+        self._by_records = len(inputs) <= inputs.shape[2]
+        variance, self._directions = torch.linalg.eigh(self._products())  # (G, directions), (G, R or F, directions)
+        weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK_LARGE if large else _WEAK
+        tiny = torch.finfo(variance.dtype).tiny
+        self._ridges = variance.clamp(min=0.0).mean(1, keepdim=True).clamp(min=tiny) * _RIDGES.to(variance.device)
+        # Weak directions get no coefficient.
+        strong = variance > weak * variance.amax(1, keepdim=True).clamp(min=tiny)
+        self._variance = torch.where(strong, variance, torch.inf).unsqueeze(2)
+
+    def _products(self) -> Tensor:
+        """Of all pairs of records, shape (G, R, R), or of inputs, (G, F, F)."""
+        if self._by_records:
+            x = torch.cat(self._kept, 1)
+            return (x @ x.mT).double()
+        return torch.stack([(x.mT @ x).double() for x in self._kept]).sum(0)
 
     def coefficients(self, inputs: Tensor, values: Tensor) -> Tensor:
         """Those of values (G, R, K) by standardised inputs (R, G, F): shape (G, F, K)."""
-        if self._directions is not None:
-            return self._directions.coefficients(values)
         found = self._solved(inputs, values)
-        if self._large:  # what single precision leaves in weak directions goes by a second step
+        if self._refined:  # what single precision leaves in weak directions goes by a second step
             found += self._solved(inputs, values - self.explained(inputs, found))
         return found
 
     def _solved(self, inputs: Tensor, values: Tensor) -> Tensor:
-        assert self._inverse is not None
-        cross = torch.zeros(len(self._inverse), inputs.shape[2], values.shape[2]).to(values)
+        projected = self._directions.mT @ (values if self._by_records else self._crossed(inputs, values))
+        found: Tensor = self._directions @ (projected / (self._variance + self._chosen_ridge(projected, values)))
+        return self._crossed(inputs, found) if self._by_records else found
+
+    def _chosen_ridge(self, projected: Tensor, values: Tensor) -> Tensor:
+        """That of each column, shape (G, 1, K)."""
+        if not self.ridge:
+            return values.new_zeros(1)
+        strong = self._variance.isfinite()
+        along = projected.square() if self._by_records else projected.square() / self._variance
+        along = torch.where(strong, along, 0.0)  # the part of |y|^2 along each direction, (G, directions, K)
+        outside = (values.square().sum(1) - along.sum(1)).clamp(min=0.0).unsqueeze(1)
+        ridges = self._ridges.unsqueeze(2)
+        left = torch.where(strong.mT, ridges / (self._variance.mT + ridges), 1.0)  # (G, ridges, directions)
+        residual = outside + left.square() @ along  # (G, ridges, K)
+        freedom = values.shape[1] - 1 - (1 - left).sum(2, keepdim=True)
+        # A fit that leaves no freedom leaves no residual either, and tells nothing.
+        tiny = torch.finfo(values.dtype).tiny
+        error = torch.where(freedom > 0.01 * values.shape[1], residual / freedom.clamp(min=tiny).square(), torch.inf)
+        ridge: Tensor = self._ridges.gather(1, error.argmin(1)).unsqueeze(1)
+        return ridge
+
+    def _crossed(self, inputs: Tensor, values: Tensor) -> Tensor:
+        """The products of all inputs with values (G, R, K): shape (G, F, K)."""
+        crossed = values.new_zeros(inputs.shape[1], inputs.shape[2], values.shape[2])
         start = 0
         for x in self._pieces(inputs):
-            cross += x.mT @ values[:, start : start + x.shape[1]].to(x.dtype)
+            crossed += x.mT @ values[:, start : start + x.shape[1]].to(x.dtype)
             start += x.shape[1]
-        solved: Tensor = self._inverse @ cross
-        return solved
+        return crossed
 
     def explained(self, inputs: Tensor, coefficients: Tensor) -> Tensor:
         """What the inputs say of the values, shape (G, R, K)."""
@@ -242,47 +273,28 @@ def _pieces(values: Tensor) -> Sequence[Tensor]:
     return pieces
 
 
+def moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column, in double precision and in pieces: copies would take memory."""
+    records = len(values)
+    mean = torch.stack([piece.double().sum(0) for piece in _pieces(values)]).sum(0) / records
+    squares = [(piece.double() - mean).square().sum(0) for piece in _pieces(values)]
+    return mean, (torch.stack(squares).sum(0) / records).sqrt()
+
+
+def rounding(values: Tensor, precision: torch.dtype) -> Tensor:
+    """The deviation of each column that is within rounding of its largest value."""
+    low, high = values.aminmax(dim=0)
+    return _ROUNDING * torch.finfo(precision).eps * torch.maximum(high, -low).double()
+
+
 class _Standard:
-    """Columns by the mean and deviation that they had on the records of the fit."""
+    """Columns by the mean and deviation that they had on the records of the fit; constant ones become 0."""
 
     def __init__(self, values: Tensor, precision: torch.dtype) -> None:
-        records = len(values)
-        mean = torch.stack([piece.double().sum(0) for piece in _pieces(values)]).sum(0) / records
-        squares = [(piece.double() - mean).square().sum(0) for piece in _pieces(values)]
-        deviation = (torch.stack(squares).sum(0) / records).sqrt()
-        rounding = _ROUNDING * torch.finfo(torch.float64).eps * torch.maximum(values.amax(0), -values.amin(0)).double()
+        mean, deviation = moments(values)
+        varies = deviation > rounding(values, torch.float64)
         self._mean = mean.to(precision)
-        # Constant ones become 0.
-        self._deviation = torch.where(deviation > rounding, deviation, torch.inf).to(precision)
+        self._deviation = torch.where(varies, deviation, torch.inf).to(precision)
 
     def __call__(self, values: Tensor) -> Tensor:
         return (values.to(self._mean.dtype) - self._mean) / self._deviation
-
-
-class _Directions:
-    """Inputs (G, R, F) by their singular vectors, in which every ridge has a closed form."""
-
-    def __init__(self, x: Tensor, weak: float) -> None:
-        self._records = x.shape[1]
-        self._left, self._singular, self._right = torch.linalg.svd(x, full_matrices=False)
-        variance, tiny = self._singular.square(), torch.finfo(x.dtype).tiny  # (G, directions)
-        strong = variance > weak * variance.amax(1, keepdim=True).clamp(min=tiny)
-        # Weak directions get no coefficient: they count as shrunk to nothing.
-        self._variance = torch.where(strong, variance, torch.inf)
-        self._ridges = variance.mean(1, keepdim=True).clamp(min=tiny) * _RIDGES.to(x.device)  # (G, ridges)
-        ridges = self._ridges.unsqueeze(2)
-        self._shrunk = ridges / (torch.where(strong, variance, 0.0).unsqueeze(1) + ridges)
-
-    def coefficients(self, y: Tensor) -> Tensor:
-        """Those of values (G, R, K), each column by its own ridge: shape (G, F, K)."""
-        along = self._left.mT @ y  # (G, directions, K)
-        outside = (y.square().sum(1) - along.square().sum(1)).clamp(min=0.0).unsqueeze(1)
-        residual = outside + self._shrunk.square() @ along.square()  # (G, ridges, K)
-        freedom = self._records - 1 - (1 - self._shrunk).sum(2, keepdim=True)
-        # A fit that leaves no freedom leaves no residual either, and tells nothing.
-        tiny = torch.finfo(y.dtype).tiny
-        error = torch.where(freedom > 0.01 * self._records, residual / freedom.clamp(min=tiny).square(), torch.inf)
-        ridge = self._ridges.gather(1, error.argmin(1)).unsqueeze(1)  # (G, 1, K)
-        scaled = along * self._singular.unsqueeze(2) / (self._variance.unsqueeze(2) + ridge)
-        coefficients: Tensor = self._right.mT @ scaled
-        return coefficients

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
-from pbp_search.dendrites.objective import standardise
+from pbp_search.dendrites.objective import moments, rounding
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.record import Part
 from pbp_search.dendrites.spec import FUNCTIONS
@@ -122,9 +122,18 @@ class PatchPool(nn.Module):
         pool.weight.mul_(_GAIN)
         if pool.bias is not None:
             pool.bias.uniform_(-1, 1)  # torch's is nearly 0 where there are many inputs, but even functions need one
-        rows, shape = part.first(), (pool.view.groups, -1)
-        outputs = standardise(pool.outputs(part, rows)).unflatten(2, shape)
-        found = torch.einsum("rpgc,rkgd->kgpcd", outputs, errors[rows].unflatten(2, shape)).abs()
+        shape, chosen = (pool.view.groups, -1), part.first()
+        # Sums in pieces: the outputs of all candidates at all rows would take memory.
+        sums: list[Tensor] = [torch.zeros((), device=errors.device)] * 4
+        for rows in chosen.split(_BATCH):
+            v, e = pool.outputs(part, rows).unflatten(2, shape), errors[rows].unflatten(2, shape)
+            of_both = torch.einsum("rpgc,rkgd->kgpcd", v, e)
+            sums = [a + b for a, b in zip(sums, (of_both, v.sum(0), v.square().sum(0), e.sum(0)), strict=True)]
+        products, means, squares, biases = (total / len(chosen) for total in sums)
+        covariance = products - torch.einsum("pgc,kgd->kgpcd", means, biases)
+        variance = (squares - means.square()).transpose(0, 1).unsqueeze(3)  # (G, P, C / G, 1)
+        # A saturated candidate says nothing: its variance is rounding.
+        found = torch.where(variance > 1e-4, covariance / variance.clamp(min=1e-4).sqrt(), 0.0).abs()
         best = found.flatten(2, 3).topk(wanted, 2).indices.transpose(1, 2)  # (K, pool, G, C / G)
         size = found.shape[3]
         offset = size * torch.arange(pool.view.groups, device=best.device).unsqueeze(1)
@@ -143,12 +152,15 @@ class PatchPool(nn.Module):
 
         Inputs that are nearly always the same would dwarf all others where they are not: none gets beyond 10.
         """
-        # Without a bias to take up the mean, inputs stay where they are: their scale is then that of their squares.
-        mean = inputs.mean(0) if self.bias is not None else torch.zeros_like(inputs[0])
-        centred = inputs - mean
-        deviation = torch.maximum(centred.square().mean(0).sqrt(), centred.abs().amax(0) / 10)
-        varies = inputs.std(0, correction=0) > 32 * torch.finfo(inputs.dtype).eps * inputs.abs().amax(0)
-        scale = torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 0.0)
+        mean, deviation = moments(inputs)
+        varies = deviation > rounding(inputs, inputs.dtype)
+        if self.bias is None:
+            # Nothing takes up the mean, so inputs stay where they are: their scale is then that of their squares.
+            mean, deviation = torch.zeros_like(mean), (mean.square() + deviation.square()).sqrt()
+        low, high = inputs.aminmax(dim=0)
+        deviation = torch.maximum(deviation, torch.maximum(high - mean, mean - low) / 10)
+        scale = torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 0.0).to(inputs.dtype)
+        mean = mean.to(inputs.dtype)
         group = torch.arange(self.weight.shape[1], device=inputs.device) // (self.weight.shape[1] // len(mean))
         mean, scale = mean[group], scale[group]  # (C, F)
         if self.index is None:
