@@ -214,7 +214,11 @@ class LinearFit:
         if self._by_records:
             x = torch.cat(self._kept, 1)
             return (x @ x.mT).double()
-        return torch.stack([(x.mT @ x).double() for x in self._kept]).sum(0)
+        groups, _, length = self._kept[0].shape
+        products = torch.zeros(groups, length, length, dtype=torch.float64, device=self._kept[0].device)
+        for x in self._kept:  # one after the other: all of them would take memory
+            products += x.mT @ x
+        return products
 
     def coefficients(self, inputs: Tensor, values: Tensor) -> Tensor:
         """Those of values (G, R, K) by standardised inputs (R, G, F): shape (G, F, K)."""

@@ -41,12 +41,17 @@ class Part:
 
 
 def row_bytes(module: Dendritic) -> int:
-    """Bytes of a row of a layer with patches; of any other module it is not known before it is called."""
-    if not Patches.fit(module.module):
-        return 2**30
+    """Bytes of a row of a layer with patches."""
     view = Patches.of(module.module)
     seen = 0 if module.seen is None else module.seen.features or 0
     return module.outgoing.element_size() * (view.groups * view.length + seen + view.channels)
+
+
+def work_bytes(module: Dendritic) -> int:
+    """Bytes that the work on a row takes beside it, about: standardised inputs, and errors of both kinds and what the
+    accepted dendrites say, some times in double precision."""
+    view = Patches.of(module.module)
+    return 4 * view.groups * view.length + 8 * 6 * view.channels * (2 + len(module.dendrites))
 
 
 class _Caught:

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from pbp_search.dendrites.attach import dendritic_modules
 from pbp_search.dendrites.module import Dendritic
-from pbp_search.dendrites.probe import Call, Part, Probe, row_bytes
+from pbp_search.dendrites.patches import Patches
+from pbp_search.dendrites.probe import Call, Part, Probe, row_bytes, work_bytes
 from pbp_search.errors import InputError
 
 __all__ = ["Call", "Part", "Record", "record"]
@@ -28,14 +29,18 @@ Loss = Callable[[Any, Any], Tensor]
 """Outputs (whatever the network returns) and targets of N samples to N losses, shape (N,)."""
 
 BUDGET = 2**30
-"""Bytes that the dendrite phase may take: the records of all modules, and the work on one of them at a time."""
+"""Bytes that the dendrite phase may take: the records of all modules, and the work on one of them at a time.
+
+On top of that come some copies of a layer's F x F products of inputs, in double precision.
+"""
 ROWS = 2**15
 """Rows (samples x positions) of a module that are enough to learn one generation of dendrites from."""
 HELD_OUT = 0.25
 """The share of the rows on which candidates are stopped, chosen and scored."""
 
-_LARGEST = 0.25  # the share of the budget that one module's record may take: working on it takes copies of it
-_RECORDS = 0.5  # ... and that all of them may take
+_RECORDS = 0.5  # the share of the budget that all records may take
+_WORK = 0.5  # ... and that the work on one of them may take
+_CALLS = 0.25  # ... and the record of a module without patches, whose work is not known
 _ACTIVATIONS = 1 / 16  # ... and that a pass through the network may take, about
 _SAVED = 3  # activations that autograd keeps for each neuron, about
 _PASSED = 512  # samples a pass at most
@@ -132,8 +137,12 @@ def _count(batches: Iterable[tuple[Any, Any]]) -> int:
 
 def _shares(modules: Mapping[str, Dendritic], budget: int, rows: int) -> dict[str, int]:
     """Bytes for the record of each module: what one does not need is left to the others."""
-    largest = int(_LARGEST * budget)
-    wanted = {name: min(largest, rows * row_bytes(module)) for name, module in modules.items()}
+    wanted = {
+        name: int(min(rows, _WORK * budget / work_bytes(module)) * row_bytes(module))
+        if Patches.fit(module.module)
+        else int(_CALLS * budget)
+        for name, module in modules.items()
+    }
     left, shares = int(_RECORDS * budget), dict[str, int]()
     for index, name in enumerate(sorted(wanted, key=wanted.__getitem__)):
         shares[name] = min(wanted[name], left // (len(wanted) - index))
