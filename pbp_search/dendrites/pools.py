@@ -18,12 +18,14 @@ from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.record import Part
 from pbp_search.dendrites.spec import FUNCTIONS
 
-_BATCH = 1024
-"""Records a step: means and deviations are still the record's own, up to 3%."""
+_BATCH = 2048
+"""Records a step. Correlations of 0.02 drown in the noise of smaller batches, whose own is 1 / sqrt(records)."""
+_STEPS = 8
+"""Steps an epoch; fewer than two batches of records are taken whole each time."""
+_CALL_STEPS = 4
+"""Steps an epoch of candidates that are copies of a module, each over whole calls."""
 _NARROW = 64
 """The number of inputs up to which the learning rate is taken as it is."""
-EPOCH = 8 * _BATCH
-"""Records an epoch. Fewer than two batches are taken whole."""
 _SEARCHED = 512
 """Random candidates that the neurons of a layer share as starts."""
 _GAIN = 4.0
@@ -53,16 +55,18 @@ class PatchPart:
 
     def first(self) -> Tensor:
         """Rows to begin with: as many as an epoch has. They are in no order."""
-        return torch.arange(min(len(self.errors), EPOCH), device=self.errors.device)
+        return torch.arange(min(len(self.errors), _STEPS * _BATCH), device=self.errors.device)
 
     def batches(self, generator: torch.Generator) -> Iterator[Tensor | None]:
         """The rows of each step of an epoch; None for all."""
         rows = len(self.errors)
         if rows < 2 * _BATCH:
-            yield None
+            yield from [None] * _STEPS
             return
-        steps = min(rows, EPOCH) // _BATCH
-        yield from torch.randperm(rows, generator=generator)[: steps * _BATCH].split(_BATCH)
+        order, whole = torch.empty(0, dtype=torch.long), rows // _BATCH * _BATCH
+        while len(order) < _STEPS * _BATCH:
+            order = torch.cat([order, torch.randperm(rows, generator=generator)[:whole]])
+        yield from order[: _STEPS * _BATCH].split(_BATCH)
 
 
 class PatchPool(nn.Module):
@@ -288,8 +292,8 @@ class CallPart:
         return None
 
     def batches(self, generator: torch.Generator) -> Iterator[Tensor | None]:
-        """One step an epoch, over all rows: a copy of a module runs on whole calls."""
-        yield None
+        """All rows in each step: a copy of a module runs on whole calls."""
+        yield from [None] * _CALL_STEPS
 
 
 class CallPool(nn.Module):

@@ -46,7 +46,8 @@ class DendriteSpec(Settings):
         pool: Candidates that are trained side by side; each neuron keeps its best, by held-out records.
         per_neuron: Dendrites that each neuron gets in one generation: the best of the pool.
         fan_in: How many inputs a dendrite sees; all by default. For Linear layers and convolutions.
-        pattern: Which inputs: ``random``, or a ``window`` of neighbours.
+        pattern: Which inputs: ``random``, a ``window`` of neighbours, or ``chosen``: those that a candidate which sees
+            all of them makes most of.
         grid: The shape of the inputs of a Linear for windows, for example ``(28, 28)``; a line by default.
         sees: What dendrites see instead of their module's own inputs: ``input``, what the network is given, or the
             output of the module of that name. For Linear layers with one output for each sample, such as a head.

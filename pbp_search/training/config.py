@@ -45,14 +45,14 @@ class CycleSchedule(Settings):
 
     Attributes:
         neuron: Ends the neuron phase, by the validation score.
-        dendrite: Ends the dendrite phase, by the held-out correlation score. An epoch is one pass over the records.
+        dendrite: Ends the dendrite phase, by the held-out correlation score. An epoch is 8 steps.
         acceptance: A generation stays if it betters the validation score by more than this share of its absolute
             value.
         tries: How often a generation is started anew before the chain ends.
     """
 
     neuron: Rule = Plateau(patience=10)
-    dendrite: Rule = Plateau(patience=10, relative=(0.02,), max_epochs=30)
+    dendrite: Rule = Plateau(patience=10, relative=(0.02,), max_epochs=20)
     acceptance: float = Field(0.001, ge=0)
     tries: int = Field(2, ge=1)
 

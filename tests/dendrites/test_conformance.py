@@ -96,6 +96,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "two a neuron": {"pool": 4, "per_neuron": 2},
     "few inputs": {"fan_in": 2},
     "window": {"fan_in": 2, "pattern": "window"},
+    "chosen": {"fan_in": 2, "pattern": "chosen"},
 }
 
 POSSIBLE = [(layer, form) for layer in LAYERS for form in FORMS if "fan_in" not in FORMS[form] or LAYERS[layer].patches]

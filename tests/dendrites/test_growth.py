@@ -157,12 +157,12 @@ def test_scores_are_those_of_samples_not_trained_on() -> None:
 
 
 def test_the_generation_is_that_of_the_best_epoch() -> None:
-    module, kept = dendritic(3, 2, 1), signal(100)
-    best_generation, growth = train(module, kept, epochs=80, learning_rate=0.1)
+    module, kept = dendritic(3, 2, 1), signal(200)
+    best_generation, growth = train(module, kept, epochs=40, learning_rate=0.03)
     best = int(np.argmax(growth.scores))
-    assert 0 < best < 79
+    assert 0 < best < 39
     assert growth.score == growth.scores[best] == max(growth.scores)
-    until_best, shorter = train(module, kept, epochs=best + 1, learning_rate=0.1)
+    until_best, shorter = train(module, kept, epochs=best + 1, learning_rate=0.03)
     assert shorter.scores == growth.scores[: best + 1]
     assert_same_generation(until_best, best_generation)
 
