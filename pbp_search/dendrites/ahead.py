@@ -23,8 +23,7 @@ class Ahead:
 
     Args:
         samples: All of them, shape (N, ...).
-        limit: Bytes that the activations of one dendrite may take. However many dendrites there are: one more must not
-            change the last bits of the others.
+        limit: Bytes that the activations may take, with those of the samples gathered.
     """
 
     def __init__(self, samples: Tensor, limit: int) -> None:
@@ -64,7 +63,7 @@ class Ahead:
         if module.spec.variant == "gradient" or not Patches.fit(module.base()) or module.hooked():
             return None
         samples = self._samples.reshape(-1, *shape)
-        if module.cascade(samples[:1])[0].nbytes * len(samples) > self._limit:
+        if 2 * sum(one.nbytes for one in module.cascade(samples[:1])) * len(samples) > self._limit:
             return None
         pieces = [module.cascade(piece) for piece in samples.split(_PASSED)]
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)]

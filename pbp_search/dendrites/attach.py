@@ -109,6 +109,12 @@ def attach(network: nn.Module, spec: DendriteSpec | None = None, adapters: Adapt
             f"Dendrites are to see {spec.sees!r}, but there is no such module: name one, or {INPUT!r} for what the "
             "network is given."
         )
+    for place in chosen:
+        if spec.sees is not None and f"{spec.sees}.".startswith(f"{place.name}."):
+            raise UnsupportedModuleError(
+                f"Dendrites of the module {place.name!r} cannot see {spec.sees!r}, which is that module or a part of "
+                "it: leave it out by the placement, or let them see something before it."
+            )
     seen = None if spec.sees is None else Seen(spec.sees)
     wrapped: dict[str, Dendritic] = {}
     for place in chosen:

@@ -101,7 +101,7 @@ class Beside(Wrapper):
         output = self.module(*args, **kwargs)
         y = self.adapter.neurons(output)
         if self.seen is not None:
-            args, kwargs = (self.seen.value(),), {}
+            args, kwargs = (self.seen.value().to(self.outgoing.dtype),), {}
         earlier: list[Tensor] = []
         for dendrite in self.dendrites:
             earlier.append(dendrite(earlier, *args, **kwargs))

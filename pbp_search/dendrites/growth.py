@@ -116,6 +116,8 @@ def draw(module: Dendritic, record: Record, generator: torch.Generator) -> list[
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         part_type, pool_type = _types(module)
         pool = pool_type(module, part_type(module, record.training), module.spec.per_neuron)
+        if pool.dense:
+            pool.choose_inputs()
         every = torch.arange(module.spec.per_neuron, device=module.outgoing.device).unsqueeze(1)
         generation: list[Dendrite] = pool.chosen(every.expand(-1, module.channels))
         return generation

@@ -124,7 +124,7 @@ class Dendritic(Wrapper):
     def activations(self, *args: Any, **kwargs: Any) -> list[Tensor]:
         """The activations of the accepted dendrites, each of the shape of M's neurons; cut off from the graph."""
         if self.seen is not None:
-            args, kwargs = (self.seen.value(),), {}
+            args, kwargs = (self.seen.value().to(self.outgoing.dtype),), {}
         if self.ahead is not None and len(args) == 1 and not kwargs:
             known = self.ahead.slices(self, args[0])
             if known is not None:

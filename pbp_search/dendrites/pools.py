@@ -15,6 +15,7 @@ from torch.nn import functional
 from pbp_search.dendrites.module import Dendrite, Dendritic
 from pbp_search.dendrites.objective import moments, rounding
 from pbp_search.dendrites.patches import Patches
+from pbp_search.dendrites.probe import precise
 from pbp_search.dendrites.record import Part
 from pbp_search.dendrites.spec import FUNCTIONS
 
@@ -28,6 +29,11 @@ _NARROW = 64
 """The number of inputs up to which the learning rate is taken as it is."""
 _SEARCHED = 512
 """Random candidates that the neurons of a layer share as starts."""
+_SEARCHED_NUMBERS = 2**21
+"""... and how many weights these may have."""
+_OUTPUTS = 2**21
+"""Numbers that all candidates may say in a step: with very many, a step takes fewer records."""
+_FEWEST = 256
 _GAIN = 4.0
 """Times the layer's own start. Near 0 a nonlinearity is linear, and nothing linear is left to correlate with."""
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -52,21 +58,22 @@ class PatchPart:
         self.seen = self.inputs if part.seen is None else part.seen.reshape(-1, view.groups, view.length)
         self.errors = part.errors.reshape(-1, module.channels)
         self.activations = _activations(module, view, self.seen)
+        self.batch = min(_BATCH, max(_FEWEST, _OUTPUTS // (2 * module.spec.pool * module.channels)))
 
     def first(self) -> Tensor:
         """Rows to begin with: as many as an epoch has. They are in no order."""
-        return torch.arange(min(len(self.errors), _STEPS * _BATCH), device=self.errors.device)
+        return torch.arange(min(len(self.errors), _STEPS * self.batch), device=self.errors.device)
 
     def batches(self, generator: torch.Generator) -> Iterator[Tensor | None]:
         """The rows of each step of an epoch; None for all."""
-        rows = len(self.errors)
-        if rows < 2 * _BATCH:
+        rows, batch = len(self.errors), self.batch
+        if rows < 2 * batch:
             yield from [None] * _STEPS
             return
-        order, whole = torch.empty(0, dtype=torch.long), rows // _BATCH * _BATCH
-        while len(order) < _STEPS * _BATCH:
+        order, whole = torch.empty(0, dtype=torch.long), rows // batch * batch
+        while len(order) < _STEPS * batch:
             order = torch.cat([order, torch.randperm(rows, generator=generator)[:whole]])
-        yield from order[: _STEPS * _BATCH].split(_BATCH)
+        yield from order[: _STEPS * batch].split(batch)
 
 
 class PatchPool(nn.Module):
@@ -93,7 +100,7 @@ class PatchPool(nn.Module):
         self.nonlinearity = FUNCTIONS[module.spec.nonlinearity]
         starts = [dendrite for _ in range(candidates) for dendrite in _one(module)]
         sparse = module.spec.fan_in is not None
-        weights = [start.module.get_parameter("weight").detach() for start in starts]
+        weights = [precise(start.module.get_parameter("weight").detach()) for start in starts]
         weight = torch.stack([w if sparse else self.view.matrix(w) for w in weights])
         if sparse and module.spec.pattern == "chosen":  # from all: see choose_inputs
             weight = weight.new_empty(*weight.shape[:2], self.view.length).uniform_(-1, 1) / self.view.length**0.5
@@ -101,9 +108,9 @@ class PatchPool(nn.Module):
         self.weight = nn.Parameter(weight)
         self.index = torch.stack([start.module.get_buffer("index") for start in starts]) if sparse else None
         biased = getattr(starts[0].module, "bias", None) is not None
-        biases = [start.module.get_parameter("bias").detach() for start in starts] if biased else []
+        biases = [precise(start.module.get_parameter("bias").detach()) for start in starts] if biased else []
         self.bias = nn.Parameter(torch.stack(biases)) if biased else None
-        self.incoming = nn.Parameter(torch.stack([start.incoming.detach() for start in starts]))
+        self.incoming = nn.Parameter(torch.stack([precise(start.incoming.detach()) for start in starts]))
         self.mean, self.scale = self._standard(part.seen)
         # The step of a sum is that of its weights times their number: wide sums learn by smaller ones (G. Yang et al.,
         # Tensor Programs V, 2022, for Adam). A factor beside the weights does it.
@@ -120,7 +127,8 @@ class PatchPool(nn.Module):
         all errors by all candidates are one product, because any candidate of a group fits any of its neurons.
         """
         kinds, wanted, channels = errors.shape[1], module.spec.pool, module.channels
-        pool = cls(module, part, max(kinds * wanted, _SEARCHED // channels))
+        starts = min(_SEARCHED // channels, _SEARCHED_NUMBERS // part.seen.shape[2])
+        pool = cls(module, part, max(kinds * wanted, starts))
         if linear:
             pool.nonlinearity = _identity
         pool.weight.mul_(_GAIN)
@@ -129,7 +137,7 @@ class PatchPool(nn.Module):
         shape, chosen = (pool.view.groups, -1), part.first()
         # Sums in pieces: the outputs of all candidates at all rows would take memory.
         sums: list[Tensor] = [torch.zeros((), device=errors.device)] * 4
-        for rows in chosen.split(_BATCH):
+        for rows in chosen.split(part.batch):
             v, e = pool.outputs(part, rows).unflatten(2, shape), errors[rows].unflatten(2, shape)
             of_both = torch.einsum("rpgc,rkgd->kgpcd", v, e)
             sums = [a + b for a, b in zip(sums, (of_both, v.sum(0), v.square().sum(0), e.sum(0)), strict=True)]
@@ -250,13 +258,13 @@ def _activations(module: Dendritic, view: Patches, inputs: Tensor) -> list[Tenso
     seen: list[Tensor] = []
     for dendrite in module.dendrites:
         assert isinstance(dendrite, Dendrite)
-        weight = dendrite.module.get_parameter("weight")
+        weight = precise(dendrite.module.get_parameter("weight"))
         sparse = module.spec.fan_in is not None
         matrix = _dense(dendrite.module.get_buffer("index"), weight, view.length) if sparse else view.matrix(weight)
         z = _product(inputs, matrix.unsqueeze(0))[:, 0]
         if getattr(dendrite.module, "bias", None) is not None:
-            z = z + dendrite.module.get_parameter("bias")
-        for row, activation in zip(dendrite.incoming, seen, strict=False):
+            z = z + precise(dendrite.module.get_parameter("bias"))
+        for row, activation in zip(precise(dendrite.incoming), seen, strict=False):
             z = z + row * activation
         seen.append(dendrite.nonlinearity(z))
     return seen
@@ -280,12 +288,14 @@ class CallPart:
         self.inputs = self.rows(module, base).unsqueeze(2)
         self.activations = [self.rows(module, parts) for parts in zip(*self.seen, strict=True)]
         self.errors = part.errors.reshape(-1, module.channels)
+        # A single row has no batch statistics.
+        self.single = any(module.adapter.rows(one)[..., 0].numel() == 1 for one in base)
 
     def rows(self, module: Dendritic, neurons: Sequence[Tensor]) -> Tensor:
         """The neurons of every call as rows (samples x positions, C)."""
         calls = iter(module.adapter.rows(part) for part in neurons)
         batches = [torch.cat([next(calls) for _ in range(size)], 1) for size in self.sizes]
-        return torch.cat([batch.flatten(0, 1) for batch in batches])
+        return precise(torch.cat([batch.flatten(0, 1) for batch in batches]))
 
     def first(self) -> Tensor | None:
         """All rows."""
@@ -308,7 +318,13 @@ class CallPool(nn.Module):
         super().__init__()
         self.module = [module]
         self.candidates = nn.ModuleList([dendrite for _ in range(candidates) for dendrite in _one(module)])
-        self._settle(part)
+        self.single = part.single
+        self.eval()
+        if not self.single:
+            self._settle(part)
+
+    def train(self, mode: bool = True) -> "CallPool":
+        return super().train(mode and not self.single)
 
     @classmethod
     def searched(cls, module: Dendritic, part: CallPart, errors: Tensor, linear: bool) -> "CallPool":

@@ -51,7 +51,8 @@ def work_bytes(module: Dendritic) -> int:
     """Bytes that the work on a row takes beside it, about: standardised inputs, and errors of both kinds and what the
     accepted dendrites say, some times in double precision."""
     view = Patches.of(module.module)
-    return 4 * view.groups * view.length + 8 * 6 * view.channels * (2 + len(module.dendrites))
+    held_out = 8 * module.spec.pool * view.channels  # a quarter of the rows, by candidates of both kinds of errors
+    return 4 * view.groups * view.length + 8 * 6 * view.channels * (2 + len(module.dendrites)) + held_out
 
 
 class _Caught:
@@ -157,7 +158,7 @@ class Probe:
 
     def _seen(self, seen: Seen, patches: Tensor) -> Tensor:
         """What dendrites see instead of the patches, shape (N, 1, 1, F)."""
-        value = seen.value().detach()
+        value = seen.value().detach().to(patches.dtype)
         if patches.shape[:2] != (len(value), 1):
             raise UnsupportedModuleError(
                 f"The module {self.name!r} has outputs for {len(patches)} samples x {patches.shape[1]} positions, but "
@@ -175,6 +176,10 @@ class Probe:
         return torch.rand(samples, positions, generator=self.generator).topk(some).indices.to(device)
 
     def _catch_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], neurons: Tensor) -> None:
+        size = neurons.nbytes + sum({id(value): value.nbytes for value in _tensors((args, kwargs))}.values())
+        if self.calls and size > self.room:  # one call is kept in any case
+            self.room = 0
+            return
         copies: dict[int, Tensor] = {}  # a tensor may be several arguments
 
         def copied(value: Tensor) -> Tensor:
@@ -183,7 +188,7 @@ class Probe:
             return copies[id(value)]
 
         caught = _Caught(Call(*tree_map_only(Tensor, copied, (args, kwargs))))
-        self.room -= neurons.nbytes + sum(value.nbytes for value in copies.values())
+        self.room -= size
         self.caught.append(caught)
 
         def keep_error(error: Tensor) -> None:
@@ -201,12 +206,13 @@ class Probe:
             errors = torch.cat([error for _, error in some], 1)
             if self.view is None:
                 self.calls.append(tuple(call for call, _ in some if isinstance(call, Call)))
-                self.of_calls.append(errors)
+                self.of_calls.append(precise(errors))
                 self.filled += errors[..., 0].numel()
             else:
                 self._fill(torch.cat([patches for patches, _ in some if isinstance(patches, Tensor)], 1), errors)
 
     def _fill(self, patches: Tensor, errors: Tensor) -> None:
+        patches, errors = precise(patches), precise(errors)
         if self.inputs is None or self.errors is None:
             # All at once, where they will stay: memory is taken when it is written to.
             row = patches[0, 0].nbytes + errors[0, 0].nbytes
@@ -260,6 +266,11 @@ def _by_samples(view: Patches, x: Tensor, batch: int) -> tuple[Tensor, Callable[
         return (y.transpose(0, 1) if turned else y).reshape(first, -1, y.shape[-1])
 
     return channels_last(x), channels_last
+
+
+def precise(values: Tensor) -> Tensor:
+    """In single precision at least: shorter types cannot tell a weak correlation from none."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -8,7 +8,7 @@ Positions are drawn before anything is unfolded and rows go where they will stay
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,8 @@ def record(
     """
     generator = generator or torch.Generator().manual_seed(0)
     modules = dendritic_modules(network)
+    if not modules:
+        raise InputError("The network has no dendritic modules: attach dendrites to it first.")
     shares = _shares(modules, budget, rows)
 
     def recorder(share: float, samples: int) -> _Recorder:
@@ -115,9 +117,9 @@ def record(
         held = recorder(HELD_OUT, _count(held_out))
         stream = ((batch, part) for some, part in ((batches, training), (held_out, held)) for batch in some)
     with _frozen(network):
-        for (inputs, targets), part in stream:
+        for batch, part in stream:
             if not part.full():
-                part.add(inputs, targets)
+                part.add(*_pair(batch))
             elif training.full() and held.full():
                 break
     if not (training.passed and held.passed):
@@ -125,13 +127,24 @@ def record(
     return {one.name: Record(one.part(), other.part()) for one, other in zip(training.probes, held.probes, strict=True)}
 
 
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise InputError(
+            f"A batch must be a pair of inputs and targets, not {type(batch).__name__}: of a loader whose batches are "
+            "mappings, make pairs, for example by its collate_fn."
+        )
+    inputs, targets = batch
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs, targets
+
+
 def _count(batches: Iterable[tuple[Any, Any]]) -> int:
     """The number of samples, as far as it can be told without a pass."""
-    samples = getattr(getattr(batches, "dataset", None), "__len__", None)
-    if samples is not None:
-        return int(samples())
     if isinstance(batches, list | tuple):
-        return sum(_length(targets) for _, targets in batches)
+        return sum(_length(_pair(batch)[1]) for batch in batches)
+    sampler = getattr(batches, "sampler", None)  # it may draw some of a Dataset only
+    for one in (sampler, getattr(batches, "dataset", None)):
+        with suppress(TypeError):  # without a length
+            return len(one)  # type: ignore[arg-type]
     return _MANY
 
 
@@ -140,7 +153,7 @@ def _shares(modules: Mapping[str, Dendritic], budget: int, rows: int) -> dict[st
     wanted = {
         name: int(min(rows, _WORK * budget / work_bytes(module)) * row_bytes(module))
         if Patches.fit(module.module)
-        else int(_CALLS * budget)
+        else int(_CALLS * budget / (2 * module.spec.pool))  # each candidate runs on all of it
         for name, module in modules.items()
     }
     left, shares = int(_RECORDS * budget), dict[str, int]()
@@ -161,14 +174,21 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     try:
         for parameter in learning:
             parameter.requires_grad_(False)
-        # cuDNN refuses a backward pass through recurrent layers in evaluation mode.
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _recurrent(network)):
+        with torch.enable_grad(), _without_cudnn() if _recurrent(network) else nullcontext():
             yield
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
         for part, mode in modes.items():
             part.training = mode
+
+
+def _without_cudnn() -> AbstractContextManager[None]:
+    """cuDNN refuses a backward pass through recurrent layers in evaluation mode. All else about it stays as it is."""
+    cudnn = torch.backends.cudnn
+    kept = {name: getattr(cudnn, name) for name in ("benchmark", "deterministic", "allow_tf32")}
+    context: AbstractContextManager[None] = cudnn.flags(enabled=False, **kept)
+    return context
 
 
 def _recurrent(network: nn.Module) -> bool:
@@ -192,9 +212,11 @@ class _Recorder:
 
     def add(self, inputs: Any, targets: Any) -> None:
         """Pass a batch, in pieces if it is one tensor of samples: a piece of a batch takes less memory."""
+        samples = _length(targets)
+        if not samples:
+            return
         self.passed = True
         inputs, targets = tree_map_only(Tensor, lambda value: value.detach().to(self.device), (inputs, targets))
-        samples = _length(targets)
         if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor) or len(inputs) != samples:
             self._add(inputs, targets, samples)
             return

@@ -1,13 +1,13 @@
 """A task's data, as tensors, Datasets or anything that gives batches, and the batches that each phase takes."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from typing_extensions import TypeVar
 
 from pbp_search.dendrites.record import HELD_OUT
@@ -102,13 +102,40 @@ def recording_batches(
     if isinstance(source, Split):
         training, held_out = _parted(len(source.inputs), generator)
         return _Drawn(source, training), _Drawn(source, held_out)
-    if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
-        parts = _parted(len(source), generator)  # type: ignore[arg-type]
-        loaders = [DataLoader(Subset(source, rows.tolist()), batch_size) for rows in parts]
-        return loaders[0], loaders[1]
     if isinstance(source, IterableDataset):
         return DataLoader(source, batch_size), None
-    return _restarted(source), None
+    if isinstance(source, Dataset):
+        return _loaders(source, list(range(len(source))), batch_size, generator)  # type: ignore[arg-type]
+    source = _restarted(source)
+    if isinstance(source, DataLoader) and source.batch_sampler is not None:
+        # Its samples, each once: a sampler may draw some of a Dataset only, and some of them again and again.
+        samples = list(dict.fromkeys(index for batch in source.batch_sampler for index in batch))
+        size = source.batch_size or batch_size
+        return _loaders(source.dataset, samples, size, generator, source.collate_fn, source.num_workers)
+    return source, None
+
+
+def _loaders(
+    dataset: Dataset[Any],
+    samples: Sequence[Any],
+    batch_size: int,
+    generator: torch.Generator,
+    collate: Callable[[list[Any]], Any] | None = None,
+    workers: int = 0,
+) -> tuple[Iterable[Batch], Iterable[Batch]]:
+    """Batches of about a size of samples to train on, and of samples to hold out."""
+
+    def loader(rows: Tensor) -> DataLoader[Any]:
+        batches = [[samples[row] for row in some.tolist()] for some in _evenly(rows, batch_size)]
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+
+    training, held_out = _parted(len(samples), generator)
+    return loader(training), loader(held_out)
+
+
+def _evenly(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """Pieces of at most a size. A single sample is no piece, if there are others: it has no batch statistics."""
+    return rows.tensor_split(max(1, -(-len(rows) // max(2, size))))
 
 
 def first_batch(source: Source, samples: int) -> Batch:
@@ -134,8 +161,10 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     x, y = batch
     if isinstance(x, Tensor) and isinstance(y, Tensor):
         return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-    inputs, targets = tree_map_only(Tensor, lambda value: value.to(device, non_blocking=True), tuple(batch))
-    return inputs, targets
+    if isinstance(x, Mapping):  # one of a library's own, which torch would take as a whole
+        x = dict(x)
+    x, y = tree_map_only(Tensor, lambda value: value.to(device, non_blocking=True), (x, y))
+    return x, y
 
 
 def joined(batches: Sequence[Any]) -> Any:
@@ -166,7 +195,7 @@ class _Drawn:
         self._rows = rows
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in self._rows.split(_RECORDED):
+        for rows in _evenly(self._rows, _RECORDED):
             inputs = self.split.inputs[rows]
             yield inputs if self.split.augment is None else self.split.augment(inputs), self.split.targets[rows]
 
@@ -178,12 +207,15 @@ def _parted(samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return order[count:], order[:count]
 
 
-def _restarted(source: Iterable[Batch]) -> Iterable[Batch]:
-    """A loader with a generator of its own would remember the epochs before: it starts from the global stream, too."""
-    generator = getattr(source, "generator", None)
-    if isinstance(generator, torch.Generator):
-        generator.manual_seed(int(torch.randint(2**62, ())))
-    return source
+def _restarted(source: Any) -> Iterable[Batch]:
+    """A generator of a loader's own would remember the epochs before: it starts from the global stream, too."""
+    sampler, batches = getattr(source, "sampler", None), getattr(source, "batch_sampler", None)
+    for one in (source, sampler, batches, getattr(batches, "sampler", None)):
+        generator = getattr(one, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(int(torch.randint(2**62, ())))
+    again: Iterable[Batch] = source
+    return again
 
 
 def _gathered(split: Split, batch_size: int, on_gathered: Callable[[Tensor, Tensor], None] | None) -> Iterator[Batch]:

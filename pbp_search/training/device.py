@@ -16,7 +16,12 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):  # whatever a build of torch without it says
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+        ImportError,
+    ):  # whatever a build of torch without it says
         raise InputError(
             f"There is no device {name!r} on this machine: use auto, or cpu, cuda, cuda:0 or mps where torch finds it."
         ) from None

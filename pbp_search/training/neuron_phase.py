@@ -20,7 +20,7 @@ from pbp_search.training.stopping import Stopper, better
 from pbp_search.training.streams import global_stream
 from pbp_search.training.task import Task
 
-_AHEAD = 1 / 16  # the share of the record budget that the activations of one dendrite at all samples may take
+_AHEAD = 1 / 2  # the share of the record budget that all modules' activations at all samples may take
 
 
 def train_neurons(
@@ -85,7 +85,7 @@ def _looking_ahead(
         yield None
         return
     modules = list(dendritic_modules(network).values())
-    ahead = [Ahead(source.inputs, int(_AHEAD * config.record_budget)) for _ in modules]
+    ahead = [Ahead(source.inputs, int(_AHEAD * config.record_budget / len(modules))) for _ in modules]
 
     def on_gathered(gathered: Tensor, rows: Tensor) -> None:
         for one in ahead:
@@ -139,7 +139,7 @@ def _train_epoch(
             nn.utils.clip_grad_norm_(trained, config.gradient_clip)
         optimiser.step()
         told.append(losses.detach())
-    mean = float(torch.cat(told).double().mean())
+    mean = float(torch.cat(told).cpu().double().mean())
     if not math.isfinite(mean):
         raise TrainingError(f"The training loss became {mean}: try a smaller learning rate.")
     return mean

@@ -62,7 +62,7 @@ class ClassificationTask:
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
         """The share of samples whose largest logit is that of their class."""
-        return float((outputs.argmax(-1) == targets).double().mean())
+        return float((outputs.argmax(-1) == targets).cpu().double().mean())
 
 
 def adapters_of(task: Task) -> Adapters:

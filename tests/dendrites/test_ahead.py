@@ -113,8 +113,8 @@ def test_samples_that_change_and_dendrites_that_come_are_noticed() -> None:
 def test_activations_that_are_too_large_are_not_kept() -> None:
     module = dendritic(3, 4, 2, dtype=torch.float64)
     samples = torch.randn(12, 3, dtype=torch.float64)
-    assert same_as_alone(module, looking_ahead(module, samples, 12 * 4 * 8)[:4])
-    assert not same_as_alone(module, looking_ahead(module, samples, 12 * 4 * 8 - 1)[:4])
+    assert same_as_alone(module, looking_ahead(module, samples, 2 * 2 * 12 * 4 * 8)[:4])
+    assert not same_as_alone(module, looking_ahead(module, samples, 2 * 2 * 12 * 4 * 8 - 1)[:4])
 
 
 def test_other_modules_work_batch_by_batch() -> None:

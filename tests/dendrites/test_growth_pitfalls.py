@@ -178,3 +178,39 @@ def test_dendrites_choose_the_inputs_that_matter() -> None:
     module.spec = spec.model_copy(update={"pattern": "random"})
     by_chance = train(module, parted(inputs, curved + 0.1 * torch.randn(3000, 2)), epochs=30)[1]
     assert growth.score > by_chance.score + 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_of_short_types_learn_in_single_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(800, 3)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(dtype)
+    modules = attach(network, DendriteSpec(pool=2))
+    targets = (x[:, :1] * x[:, 1:2]).to(dtype)
+    kept = record(network, lambda y, t: (y - t).float().square().sum(1), in_batches(x.to(dtype), targets, 100))
+    for name, module in modules.items():
+        (dendrite,), growth = train(module, kept[name], epochs=10)
+        assert growth.above_floor(), growth
+        assert {parameter.dtype for parameter in dendrite.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("variant", ["random", "gradient"])
+def test_controls_choose_their_inputs_too(variant: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 4))
+    spec = DendriteSpec.model_validate({"variant": variant, "fan_in": 3, "pattern": "chosen"})
+    (module,) = attach(network, spec).values()
+    kept = record(network, squared_loss, in_batches(torch.randn(40, 8), torch.randn(40, 4), 10))["0"]
+    (dendrite,) = draw(module, kept, torch.Generator().manual_seed(0))
+    assert dendrite.get_parameter("module.weight").shape == (4, 3)
+
+
+def test_a_call_of_one_row_has_no_statistics_to_learn_from() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Linear(4, 2))
+    (module,) = attach(network, DendriteSpec(placement=("0",))).values()
+    batches = in_batches(torch.randn(31, 3), torch.randn(31, 2), 10)  # the last one has one sample
+    kept = record(network, squared_loss, batches)["0"]
+    generation, growth = train(module, kept, epochs=2)
+    module.accept(generation)
+    assert 0 <= growth.score <= 1

@@ -198,3 +198,12 @@ def test_a_chain_grows_and_is_continued_elsewhere(form: str) -> None:
     assert len(chain) > 1
     for previous, following in pairwise(chain):
         assert_same_checkpoint(run_rung(Bottleneck(), settings, previous), following)
+
+
+@pytest.mark.parametrize("sees", ["0", "0.1"])
+def test_a_module_cannot_see_itself_or_a_part_of_it(sees: str) -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    if sees == "0.1":
+        network = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4)), nn.Linear(4, 2))
+    with pytest.raises(UnsupportedModuleError, match=rf"cannot see '{sees}', which is that module or a part of it"):
+        attach(network, DendriteSpec(sees=sees))

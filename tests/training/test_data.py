@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from pbp_search.dendrites import DendriteSpec
 from pbp_search.errors import InputError, TaskError
@@ -252,3 +261,49 @@ def test_a_chain_grows_on_cuda() -> None:
     chain = run_chain(task, config(seed=2), 1, device="cuda")
     assert all(value.device.type == "cpu" for value in chain[-1].weights.values())
     assert_same_checkpoint(run_rung(task, config(seed=2), chain[0], device="cuda"), chain[1])
+
+
+def drawn_with(sampler: Sampler[int]) -> DataLoader[Any]:
+    return DataLoader(Pairs(split_of(60)), 10, sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    ("loader", "samples"),
+    [
+        (lambda: drawn_with(RandomSampler(range(60), replacement=True, num_samples=300)), range(60)),
+        (lambda: drawn_with(WeightedRandomSampler([1.0] * 60, 300)), range(60)),
+        (lambda: drawn_with(SubsetRandomSampler(range(20))), range(20)),
+        (lambda: DataLoader(Pairs(split_of(60)), batch_sampler=[[1, 2, 3], [2, 4]]), range(1, 5)),
+    ],
+)
+def test_a_sampler_says_which_samples_there_are_and_none_is_on_both_sides(
+    loader: Callable[[], DataLoader[Any]], samples: range
+) -> None:
+    torch.manual_seed(0)
+    training, held_out = recording_batches(loader(), 16, torch.Generator().manual_seed(0))
+    assert held_out is not None
+    sides = targets_of(training), targets_of(held_out)
+    assert not set(sides[0]) & set(sides[1])
+    assert len(sides[0] + sides[1]) == len(set(sides[0] + sides[1])) > 0.9 * len(samples)
+    assert set(sides[0] + sides[1]) <= set(samples)
+
+
+def test_a_samplers_own_generator_starts_from_the_global_stream() -> None:
+    generator = torch.Generator().manual_seed(7)
+    loader = drawn_with(RandomSampler(range(60), generator=generator))
+    orders = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        orders.append(targets_of(training_batches(loader, 16)))
+    assert orders[0] == orders[1]
+    assert orders[0] != sorted(orders[0])
+
+
+@pytest.mark.parametrize("samples", [513, 684, 2, 3])
+def test_no_recorded_batch_is_a_single_sample_if_there_are_others(samples: int) -> None:
+    for kind in ("tensors", "dataset", "loader"):
+        training, held_out = recording_batches(SOURCES[kind](split_of(samples)), 64, torch.Generator())
+        assert held_out is not None
+        for side in (training, held_out):
+            sizes = [len(targets) for _, targets in side]
+            assert min(sizes) > 1 or sizes == [1]
