@@ -7,7 +7,7 @@ signal. Beside each score stands its floor: the score of candidates trained the 
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
-from pbp_search.dendrites.objective import Projection, signed_correlation, signed_covariance, standardise
+from pbp_search.dendrites.objective import Moments, Projection, signed_correlation, signed_covariance, standardise
 from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.pools import CallPart, CallPool, PatchPart, PatchPool
@@ -165,7 +165,8 @@ class _Problem:
             batches = torch.Generator().manual_seed(seed)
             best, scores, floors, over = dict[str, Tensor](), list[float](), list[float](), False
             with torch.no_grad():
-                running = self._signed(pool, self.training.first())
+                first = self.training.first()
+                running = self._signed(pool, None if first is None else first[: self.training.batch])
             optimiser = Adam(list(pool.parameters()), learning_rate)
             if pool.dense:
                 for _ in range(_DENSE):
@@ -183,8 +184,9 @@ class _Problem:
             pool.load_state_dict(best)
             _check_finite(*pool.parameters())
             choice = pool.choice(self._scores(pool)[0])
-            outputs = self._outputs(pool)
-            self.outputs = outputs.gather(1, choice[:1].expand(len(outputs), 1, -1))
+            with torch.no_grad():
+                pieces = [v.take_along_dim(choice[:1].unsqueeze(0), 1) for _, v in self._outputs(pool)]
+            self.outputs = torch.cat(pieces)[:, 0]
             return pool.chosen(choice), scores, floors
 
     def _epoch(self, pool: PatchPool | CallPool, optimiser: Adam, running: Tensor, batches: torch.Generator) -> Tensor:
@@ -209,16 +211,20 @@ class _Problem:
         """Errors (R, 2, C) for the candidates of each kind, (R, 2 * P, C)."""
         return errors if self.module.spec.pool == 1 else errors.repeat_interleave(self.module.spec.pool, 1)
 
-    @torch.no_grad()
-    def _outputs(self, pool: PatchPool | CallPool) -> Tensor:
-        outputs = pool.eval().outputs(self.held_out)
-        _check_finite(outputs)
-        return outputs
+    def _outputs(self, pool: PatchPool | CallPool) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """Held-out rows, and V there, shape (rows, 2 * P, C): in pieces, because all of it may be large."""
+        for rows in self.held_out.pieces():
+            outputs = pool.eval().outputs(self.held_out, rows)
+            _check_finite(outputs)
+            yield rows, outputs
 
+    @torch.no_grad()
     def _scores(self, pool: PatchPool | CallPool) -> Tensor:
         """The held-out correlation of every candidate, of each kind of errors: shape (2, P, C)."""
-        found = signed_correlation(self._outputs(pool), self._for_each(self.held_out_errors))
-        scores: Tensor = found.abs().clamp(max=1.0).unflatten(0, (2, -1))
+        errors, total = self.held_out_errors, Moments()
+        for rows, outputs in self._outputs(pool):
+            total.add(outputs, self._for_each(errors if rows is None else errors[rows]))
+        scores: Tensor = total.correlation().abs().clamp(max=1.0).unflatten(0, (2, -1))
         return scores
 
     @torch.no_grad()
@@ -227,7 +233,7 @@ class _Problem:
 
         By sample: a sample's positions stay together, because they are alike.
         """
-        scores, outputs, errors = [], standardise(self.outputs[:, 0]), self.held_out_errors[:, 0]
+        scores, outputs, errors = [], standardise(self.outputs), self.held_out_errors[:, 0]
         for _ in range(_PERMUTATIONS):
             permuted = _permuted(errors, self.held_out.samples, generator)
             scores.append((outputs * permuted).mean(0).abs().mean())

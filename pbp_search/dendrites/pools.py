@@ -64,6 +64,12 @@ class PatchPart:
         """Rows to begin with: as many as an epoch has. They are in no order."""
         return torch.arange(min(len(self.errors), _STEPS * self.batch), device=self.errors.device)
 
+    def pieces(self) -> Sequence[Tensor]:
+        """All rows, some at once."""
+        rows = torch.arange(len(self.errors), device=self.errors.device)
+        pieces: Sequence[Tensor] = rows.split(self.batch)
+        return pieces
+
     def batches(self, generator: torch.Generator) -> Iterator[Tensor | None]:
         """The rows of each step of an epoch; None for all."""
         rows, batch = len(self.errors), self.batch
@@ -134,6 +140,8 @@ class PatchPool(nn.Module):
         pool.weight.mul_(_GAIN)
         if pool.bias is not None:
             pool.bias.uniform_(-1, 1)  # torch's is nearly 0 where there are many inputs, but even functions need one
+        if starts <= kinds * wanted:  # of a wide layer: each neuron keeps its own
+            return pool
         shape, chosen = (pool.view.groups, -1), part.first()
         # Sums in pieces: the outputs of all candidates at all rows would take memory.
         sums: list[Tensor] = [torch.zeros((), device=errors.device)] * 4
@@ -297,9 +305,13 @@ class CallPart:
         batches = [torch.cat([next(calls) for _ in range(size)], 1) for size in self.sizes]
         return precise(torch.cat([batch.flatten(0, 1) for batch in batches]))
 
-    def first(self) -> Tensor | None:
+    def first(self) -> None:
         """All rows."""
-        return None
+        return
+
+    def pieces(self) -> Sequence[None]:
+        """All rows at once."""
+        return [None]
 
     def batches(self, generator: torch.Generator) -> Iterator[Tensor | None]:
         """All rows in each step: a copy of a module runs on whole calls."""

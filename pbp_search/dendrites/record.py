@@ -40,7 +40,7 @@ HELD_OUT = 0.25
 
 _RECORDS = 0.5  # the share of the budget that all records may take
 _WORK = 0.5  # ... and that the work on one of them may take
-_CALLS = 0.25  # ... and the record of a module without patches, whose work is not known
+_CALLS = 0.125  # ... and the record of a module without patches, whose work is not known
 _ACTIVATIONS = 1 / 16  # ... and that a pass through the network may take, about
 _SAVED = 3  # activations that autograd keeps for each neuron, about
 _PASSED = 512  # samples a pass at most
@@ -78,7 +78,8 @@ def record(
         network: A network with dendritic modules.
         loss: One loss per sample.
         batches: Inputs and targets, as a DataLoader gives them, in random order: the pass ends when the records are
-            full. Inputs that are a tuple or a mapping are the network's arguments.
+            full. Inputs that are a tuple or a mapping are the network's arguments, and pass as a whole: their batches
+            should not be large.
         held_out: Batches of other samples to hold out; every fourth of the batches if there are none.
         budget: Bytes that the dendrite phase may take; the records take half of it. Samples and positions are drawn
             until they fit.
