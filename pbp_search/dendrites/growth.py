@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pbp_search.dendrites.call_pools import CallPart, CallPool
 from pbp_search.dendrites.module import Dendrite, Dendritic
 from pbp_search.dendrites.objective import Moments, Projection, signed_correlation, signed_covariance, standardise
 from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.patches import Patches
-from pbp_search.dendrites.pools import CallPart, CallPool, PatchPart, PatchPool
+from pbp_search.dendrites.pools import PatchPart, PatchPool
 from pbp_search.dendrites.record import Record
 from pbp_search.errors import InputError, TrainingError
 

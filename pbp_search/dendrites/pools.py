@@ -1,12 +1,10 @@
 """Candidates side by side, on the record of one module: what they compute, and the dendrites they become.
 
 Of a Linear or a convolution the candidates of all neurons are one matrix product over patches, and each neuron chooses
-its own. Of any other module (recurrent, attention, a block) a candidate is a copy of the whole.
+its own. Modules without patches are in ``call_pools.py``.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +21,6 @@ _BATCH = 2048
 """Records a step. Correlations of 0.02 drown in the noise of smaller batches, whose own is 1 / sqrt(records)."""
 _STEPS = 8
 """Steps an epoch; fewer than two batches of records are taken whole each time."""
-_CALL_STEPS = 4
-"""Steps an epoch of candidates that are copies of a module, each over whole calls."""
 _NARROW = 64
 """The number of inputs up to which the learning rate is taken as it is."""
 _SEARCHED = 512
@@ -36,7 +32,6 @@ _OUTPUTS = 2**21
 _FEWEST = 256
 _GAIN = 4.0
 """Times the layer's own start. Near 0 a nonlinearity is linear, and nothing linear is left to correlate with."""
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class PatchPart:
@@ -104,7 +99,7 @@ class PatchPool(nn.Module):
         self.module = [module]  # not a part of this one
         self.view = Patches.of(module.base())
         self.nonlinearity = FUNCTIONS[module.spec.nonlinearity]
-        starts = [dendrite for _ in range(candidates) for dendrite in _one(module)]
+        starts = [dendrite for _ in range(candidates) for dendrite in one_dendrite(module)]
         sparse = module.spec.fan_in is not None
         weights = [precise(start.module.get_parameter("weight").detach()) for start in starts]
         weight = torch.stack([w if sparse else self.view.matrix(w) for w in weights])
@@ -136,7 +131,7 @@ class PatchPool(nn.Module):
         starts = min(_SEARCHED // channels, _SEARCHED_NUMBERS // part.seen.shape[2])
         pool = cls(module, part, max(kinds * wanted, starts))
         if linear:
-            pool.nonlinearity = _identity
+            pool.nonlinearity = identity
         pool.weight.mul_(_GAIN)
         if pool.bias is not None:
             pool.bias.uniform_(-1, 1)  # torch's is nearly 0 where there are many inputs, but even functions need one
@@ -242,8 +237,13 @@ class PatchPool(nn.Module):
         return dendrites
 
 
-def _one(module: Dendritic) -> list[Dendrite]:
+def one_dendrite(module: Dendritic) -> list[Dendrite]:
     return module.generation()[:1]
+
+
+def identity(z: Tensor) -> Tensor:
+    """In the place of a nonlinearity that is left out."""
+    return z
 
 
 def _dense(index: Tensor, weight: Tensor, length: int) -> Tensor:
@@ -276,129 +276,3 @@ def _activations(module: Dendritic, view: Patches, inputs: Tensor) -> list[Tenso
             z = z + row * activation
         seen.append(dendrite.nonlinearity(z))
     return seen
-
-
-class CallPart:
-    """The calls of a module without patches.
-
-    Attributes:
-        samples, inputs, activations, errors: As in :class:`PatchPart`.
-    """
-
-    def __init__(self, module: Dendritic, part: Part) -> None:
-        self.samples = len(part.errors)
-        self.calls = [call for batch in part.calls for call in batch]
-        self.sizes = [len(batch) for batch in part.calls]
-        with torch.no_grad(), _evaluation(module.module):
-            base = [module.adapter.neurons(module.module(*c.args, **c.kwargs)) for c in self.calls]
-            self.seen = [module.activations(*c.args, **c.kwargs) for c in self.calls]
-        # The module may be anything: what its neuron has already is its own output, and its dendrites'.
-        self.inputs = self.rows(module, base).unsqueeze(2)
-        self.activations = [self.rows(module, parts) for parts in zip(*self.seen, strict=True)]
-        self.errors = part.errors.reshape(-1, module.channels)
-        # A single row has no batch statistics.
-        self.single = any(module.adapter.rows(one)[..., 0].numel() == 1 for one in base)
-
-    def rows(self, module: Dendritic, neurons: Sequence[Tensor]) -> Tensor:
-        """The neurons of every call as rows (samples x positions, C)."""
-        calls = iter(module.adapter.rows(part) for part in neurons)
-        batches = [torch.cat([next(calls) for _ in range(size)], 1) for size in self.sizes]
-        return precise(torch.cat([batch.flatten(0, 1) for batch in batches]))
-
-    def first(self) -> None:
-        """All rows."""
-        return
-
-    def pieces(self) -> Sequence[None]:
-        """All rows at once."""
-        return [None]
-
-    def batches(self, generator: torch.Generator) -> Iterator[Tensor | None]:
-        """All rows in each step: a copy of a module runs on whole calls."""
-        yield from [None] * _CALL_STEPS
-
-
-class CallPool(nn.Module):
-    """P candidates, each a copy of the whole module: its channels are not independent.
-
-    Statistics of batches inside them begin as those of the records.
-    """
-
-    dense = False
-
-    def __init__(self, module: Dendritic, part: CallPart, candidates: int) -> None:
-        super().__init__()
-        self.module = [module]
-        self.candidates = nn.ModuleList([dendrite for _ in range(candidates) for dendrite in _one(module)])
-        self.single = part.single
-        self.eval()
-        if not self.single:
-            self._settle(part)
-
-    def train(self, mode: bool = True) -> "CallPool":
-        return super().train(mode and not self.single)
-
-    @classmethod
-    def searched(cls, module: Dendritic, part: CallPart, errors: Tensor, linear: bool) -> "CallPool":
-        """A pool for each kind of errors, (R, K, C), at the same random start: copies are too costly for many."""
-        pool = cls(module, part, module.spec.pool)
-        first = list(pool.candidates)
-        for _ in range(errors.shape[1] - 1):
-            pool.candidates.extend(copy.deepcopy(candidate) for candidate in first)
-        for candidate in pool.candidates if linear else ():
-            assert isinstance(candidate, Dendrite)
-            candidate.nonlinearity = _identity
-        return pool
-
-    @torch.no_grad()
-    def _settle(self, part: CallPart) -> None:
-        norms = [one for one in self.eval().modules() if isinstance(one, _NORMS) and one.track_running_stats]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.train().reset_running_stats()
-            norm.momentum = None  # the mean of all calls
-        if norms:
-            self.outputs(part)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-
-    def outputs(self, part: CallPart, rows: Tensor | None = None) -> Tensor:
-        """V, shape (R, P, C)."""
-        module = self.module[0]
-        columns = []
-        for candidate in self.candidates:
-            calls = zip(part.calls, part.seen, strict=True)
-            columns.append(part.rows(module, [candidate(seen, *call.args, **call.kwargs) for call, seen in calls]))
-        return torch.stack(columns, 1)
-
-    def choice(self, scores: Tensor) -> Tensor:
-        """Of scores (P, C), the candidates that are best for all neurons together: shape (per_neuron, C)."""
-        best = scores.mean(1).topk(self.module[0].spec.per_neuron).indices
-        return best.unsqueeze(1).expand(-1, scores.shape[1])
-
-    def chosen(self, best: Tensor) -> list[Dendrite]:
-        """Copies of the chosen candidates, with nothing of the training left on them."""
-        dendrites = []
-        for index in best[:, 0]:
-            dendrite = copy.deepcopy(self.candidates[int(index)])
-            assert isinstance(dendrite, Dendrite)
-            for parameter in dendrite.parameters():
-                parameter.data, parameter.grad = parameter.data.clone(), None
-            dendrites.append(dendrite)
-        return dendrites
-
-
-def _identity(z: Tensor) -> Tensor:
-    return z
-
-
-@contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
-    """A module in evaluation mode, and back: nothing of it changes in the dendrite phase, batch statistics neither."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pbp_search.dendrites import DendriteSpec, attach, dendritic_modules
-from pbp_search.dendrites.pools import CallPart
+from pbp_search.dendrites.call_pools import CallPart
 from pbp_search.errors import TrainingError, UnsupportedModuleError
 from tests.dendrites.grown_networks import (
     add_generations,
