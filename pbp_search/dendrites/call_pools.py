@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
-from pbp_search.dendrites.pools import identity, one_dendrite
+from pbp_search.dendrites.pools import identity
 from pbp_search.dendrites.probe import precise
 from pbp_search.dendrites.record import Part
 
@@ -68,7 +68,7 @@ class CallPool(nn.Module):
     def __init__(self, module: Dendritic, part: CallPart, candidates: int) -> None:
         super().__init__()
         self.module = [module]
-        self.candidates = nn.ModuleList([dendrite for _ in range(candidates) for dendrite in one_dendrite(module)])
+        self.candidates = nn.ModuleList([module.dendrite() for _ in range(candidates)])
         self.single = part.single
         self.eval()
         if not self.single:

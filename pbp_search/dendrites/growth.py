@@ -17,7 +17,13 @@ from torch import Tensor
 
 from pbp_search.dendrites.call_pools import CallPart, CallPool
 from pbp_search.dendrites.module import Dendrite, Dendritic
-from pbp_search.dendrites.objective import Moments, Projection, signed_correlation, signed_covariance, standardise
+from pbp_search.dendrites.objective import (
+    CorrelationSums,
+    Projection,
+    signed_correlation,
+    signed_covariance,
+    standardise,
+)
 from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.pools import PatchPart, PatchPool
@@ -222,7 +228,7 @@ class _Problem:
     @torch.no_grad()
     def _scores(self, pool: PatchPool | CallPool) -> Tensor:
         """The held-out correlation of every candidate, of each kind of errors: shape (2, P, C)."""
-        errors, total = self.held_out_errors, Moments()
+        errors, total = self.held_out_errors, CorrelationSums()
         for rows, outputs in self._outputs(pool):
             total.add(outputs, self._for_each(errors if rows is None else errors[rows]))
         scores: Tensor = total.correlation().abs().clamp(max=1.0).unflatten(0, (2, -1))

@@ -160,13 +160,15 @@ class Dendritic(Wrapper):
         )
         return base
 
+    def dendrite(self) -> Dendrite:
+        """A new dendrite at a random start (torch's global stream). It is not part of the network yet."""
+        return Dendrite(self.base(), self.adapter, len(self.dendrites), self.spec)
+
     def generation(self) -> list[Dendrite]:
         """A new generation at a random start (torch's global stream). It is not part of the network yet."""
         if self.spec.variant == "sham":
             return []
-        return [
-            Dendrite(self.base(), self.adapter, len(self.dendrites), self.spec) for _ in range(self.spec.per_neuron)
-        ]
+        return [self.dendrite() for _ in range(self.spec.per_neuron)]
 
     def accept(self, generation: Sequence[Dendrite]) -> None:
         """Connect a generation with W = 0, and freeze it.

@@ -95,7 +95,7 @@ class _SignedCorrelation(torch.autograd.Function):
         return left.mul_(gradient * inverse / len(v)), None
 
 
-class Moments:
+class CorrelationSums:
     """The signed correlation of outputs with standardised errors by sums over pieces of the records, in double
     precision: the same number as :func:`signed_correlation` without all outputs at once."""
 
@@ -303,7 +303,7 @@ def _pieces(values: Tensor) -> Sequence[Tensor]:
     return pieces
 
 
-def moments(values: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column, in double precision and in pieces: copies would take memory."""
     records = len(values)
     mean = torch.stack([piece.double().sum(0) for piece in _pieces(values)]).sum(0) / records
@@ -321,7 +321,7 @@ class _Standard:
     """Columns by the mean and deviation that they had on the records of the fit; constant ones become 0."""
 
     def __init__(self, values: Tensor, precision: torch.dtype) -> None:
-        mean, deviation = moments(values)
+        mean, deviation = mean_and_deviation(values)
         varies = deviation > rounding(values, torch.float64)
         self._mean = mean.to(precision)
         self._deviation = torch.where(varies, deviation, torch.inf).to(precision)

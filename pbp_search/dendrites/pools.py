@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
-from pbp_search.dendrites.objective import moments, rounding
+from pbp_search.dendrites.objective import mean_and_deviation, rounding
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.probe import precise
 from pbp_search.dendrites.record import Part
@@ -99,7 +99,7 @@ class PatchPool(nn.Module):
         self.module = [module]  # not a part of this one
         self.view = Patches.of(module.base())
         self.nonlinearity = FUNCTIONS[module.spec.nonlinearity]
-        starts = [dendrite for _ in range(candidates) for dendrite in one_dendrite(module)]
+        starts = [module.dendrite() for _ in range(candidates)]
         sparse = module.spec.fan_in is not None
         weights = [precise(start.module.get_parameter("weight").detach()) for start in starts]
         weight = torch.stack([w if sparse else self.view.matrix(w) for w in weights])
@@ -167,7 +167,7 @@ class PatchPool(nn.Module):
 
         Inputs that are nearly always the same would dwarf all others where they are not: none gets beyond 10.
         """
-        mean, deviation = moments(inputs)
+        mean, deviation = mean_and_deviation(inputs)
         varies = deviation > rounding(inputs, inputs.dtype)
         if self.bias is None:
             # Nothing takes up the mean, so inputs stay where they are: their scale is then that of their squares.
@@ -235,10 +235,6 @@ class PatchPool(nn.Module):
                 dendrite.module.get_parameter("bias").copy_(biases[choice, channels])
             dendrite.incoming.copy_(self.incoming[choice, :, channels].T)
         return dendrites
-
-
-def one_dendrite(module: Dendritic) -> list[Dendrite]:
-    return module.generation()[:1]
 
 
 def identity(z: Tensor) -> Tensor:

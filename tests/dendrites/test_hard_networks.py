@@ -183,6 +183,6 @@ def test_the_folded_network_equals_the_network(case: Grown, dtype: torch.dtype) 
     assert parameter_count(folded) == parameter_count(network)
     with torch.no_grad():
         for name, expected in outputs(network, inputs).items():
-            # Of numbers of about 1, behind some ten layers.
-            tolerance = 1e-4 if dtype == torch.float32 else 1e-10
+            # Of numbers of about 1, behind some ten layers whose tanh is a sigmoid now: a few units in the last place.
+            tolerance = 3e-5 if dtype == torch.float32 else 1e-10
             torch.testing.assert_close(outputs(folded, inputs)[name], expected, rtol=tolerance, atol=tolerance)

@@ -100,10 +100,8 @@ def test_a_skip_past_a_bottleneck_finds_what_the_module_cannot_see() -> None:
     assert scores["input"].score > scores[None].score + 0.1
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "gradient"])  # whose W starts at random
 def test_a_new_generation_changes_no_bit(form: str) -> None:
-    if form == "gradient":
-        pytest.skip("W starts at random there")
     network, module = grown(1, **FORMS[form])
     inputs, targets = problem()
     before = network.eval()(inputs)
