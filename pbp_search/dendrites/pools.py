@@ -5,17 +5,19 @@ its own. Modules without patches are in ``call_pools.py``.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
-from pbp_search.dendrites.objective import mean_and_deviation, rounding
+from pbp_search.dendrites.objective import mean_and_deviation, rounding, signed_correlation
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.probe import precise
 from pbp_search.dendrites.record import Part
 from pbp_search.dendrites.spec import FUNCTIONS
+from pbp_search.dendrites.starts import Directions
 
 _BATCH = 2048
 """Records a step. Correlations of 0.02 drown in the noise of smaller batches, whose own is 1 / sqrt(records)."""
@@ -23,15 +25,13 @@ _STEPS = 8
 """Steps an epoch; fewer than two batches of records are taken whole each time."""
 _NARROW = 64
 """The number of inputs up to which the learning rate is taken as it is."""
-_SEARCHED = 512
-"""Random candidates that the neurons of a layer share as starts."""
-_SEARCHED_NUMBERS = 2**21
-"""... and how many weights these may have."""
 _OUTPUTS = 2**21
 """Numbers that all candidates may say in a step: with very many, a step takes fewer records."""
 _FEWEST = 256
-_GAIN = 4.0
-"""Times the layer's own start. Near 0 a nonlinearity is linear, and nothing linear is left to correlate with."""
+_GAINS = (0.5, 1.0, 2.0)
+_BIASES = (-3.0, 0.0, 3.0)
+_BENT = 4
+"""Batches that gains and biases are chosen by."""
 
 
 class PatchPart:
@@ -112,58 +112,56 @@ class PatchPool(nn.Module):
         biases = [precise(start.module.get_parameter("bias").detach()) for start in starts] if biased else []
         self.bias = nn.Parameter(torch.stack(biases)) if biased else None
         self.incoming = nn.Parameter(torch.stack([precise(start.incoming.detach()) for start in starts]))
-        self.mean, self.scale = self._standard(part.seen)
         # The step of a sum is that of its weights times their number: wide sums learn by smaller ones (G. Yang et al.,
         # Tensor Programs V, 2022, for Adam). A factor beside the weights does it.
-        factor = min(1.0, _NARROW / self.weight.shape[2])
-        self.scale = factor * self.scale
-        self.weight.data /= factor
+        self.factor = min(1.0, _NARROW / self.weight.shape[2])
+        self.weight.data /= self.factor
+        self.standard = self._standard(part.seen)
+        self.mean, self.scale = (self._of_each_weight(value) for value in self.standard)
 
     @classmethod
     @torch.no_grad()
     def searched(cls, module: Dendritic, part: PatchPart, errors: Tensor, linear: bool) -> "PatchPool":
         """A pool for each kind of errors, (R, K, C), one after the other: K * P candidates for each neuron.
 
-        They start as the best of many random ones, by the training records. Gradients find a start among many slowly;
-        all errors by all candidates are one product, because any candidate of a group fits any of its neurons.
+        They start along the neuron's leading directions, with the gain and the bias that correlate best.
         """
-        kinds, wanted, channels = errors.shape[1], module.spec.pool, module.channels
-        starts = min(_SEARCHED // channels, _SEARCHED_NUMBERS // part.seen.shape[2])
-        pool = cls(module, part, max(kinds * wanted, starts))
+        kinds, wanted = errors.shape[1], module.spec.pool
+        pool = cls(module, part, kinds * wanted)
+        directions = Directions(part.seen, *pool.standard, errors)
+        weight = pool.weight.mul_(pool.factor).unflatten(0, (kinds, wanted))
+        if pool.index is None:
+            found = directions.leading(wanted)
+            weight[:, : found.shape[1]] = found
+        else:
+            for kind, indices in enumerate(pool.index.unflatten(0, (kinds, wanted))):
+                for candidate, index in enumerate(indices):
+                    weight[kind, candidate] = directions.leading(1, index)[kind, 0]
+        pool.weight.div_(pool.factor)
         if linear:
             pool.nonlinearity = identity
-        pool.weight.mul_(_GAIN)
-        if pool.bias is not None:
-            pool.bias.uniform_(-1, 1)  # torch's is nearly 0 where there are many inputs, but even functions need one
-        if starts <= kinds * wanted:  # of a wide layer: each neuron keeps its own
-            return pool
-        shape, chosen = (pool.view.groups, -1), part.first()
-        # Sums in pieces: the outputs of all candidates at all rows would take memory.
-        sums: list[Tensor] = [torch.zeros((), device=errors.device)] * 4
-        for rows in chosen.split(part.batch):
-            v, e = pool.outputs(part, rows).unflatten(2, shape), errors[rows].unflatten(2, shape)
-            of_both = torch.einsum("rpgc,rkgd->kgpcd", v, e)
-            sums = [a + b for a, b in zip(sums, (of_both, v.sum(0), v.square().sum(0), e.sum(0)), strict=True)]
-        products, means, squares, biases = (total / len(chosen) for total in sums)
-        covariance = products - torch.einsum("pgc,kgd->kgpcd", means, biases)
-        variance = (squares - means.square()).transpose(0, 1).unsqueeze(3)  # (G, P, C / G, 1)
-        # A saturated candidate says nothing: its variance is rounding.
-        found = torch.where(variance > 1e-4, covariance / variance.clamp(min=1e-4).sqrt(), 0.0).abs()
-        best = found.flatten(2, 3).topk(wanted, 2).indices.transpose(1, 2)  # (K, pool, G, C / G)
-        size = found.shape[3]
-        offset = size * torch.arange(pool.view.groups, device=best.device).unsqueeze(1)
-        best = (best // size * channels + best % size + offset).flatten(2).flatten(0, 1)  # (K * pool, C)
-        pool.weight = nn.Parameter(pool.weight.flatten(0, 1)[best])
-        if pool.bias is not None:
-            pool.bias = nn.Parameter(pool.bias.flatten()[best])
-        if pool.index is not None:
-            pool.index = pool.index.flatten(0, 1)[best]
-            pool.mean, pool.scale = pool.mean.flatten(0, 1)[best], pool.scale.flatten(0, 1)[best]
-        pool.incoming = nn.Parameter(pool.incoming[: kinds * wanted].clone())
+        else:
+            pool._bend(part, errors)
         return pool
 
+    def _bend(self, part: PatchPart, errors: Tensor) -> None:
+        """Choose each candidate's gain and bias. Far out a nonlinearity is most unlike a line."""
+        rows = part.first()[: _BENT * part.batch].split(part.batch)
+        if self.bias is not None:
+            self.bias.zero_()
+        known = [(self.sums(part, some), errors[some].repeat_interleave(self.module[0].spec.pool, 1)) for some in rows]
+        choices = list(product(_GAINS, _BIASES if self.bias is not None else (0.0,)))
+        scores = [
+            torch.stack([signed_correlation(self.nonlinearity(gain * z + bias), e) for z, e in known]).sum(0).abs()
+            for gain, bias in choices
+        ]
+        gains, biases = self.weight.new_tensor(choices)[torch.stack(scores).argmax(0)].unbind(-1)
+        self.weight.mul_(gains.unsqueeze(2))
+        if self.bias is not None:
+            self.bias.copy_(biases)
+
     def _standard(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of each weight's input, and the inverse of its deviation; 0 for constant ones. Shapes like weight's.
+        """The mean of each input, and the inverse of its deviation; 0 for constant ones. Shapes (G, F).
 
         Inputs that are nearly always the same would dwarf all others where they are not: none gets beyond 10.
         """
@@ -175,13 +173,12 @@ class PatchPool(nn.Module):
         low, high = inputs.aminmax(dim=0)
         deviation = torch.maximum(deviation, torch.maximum(high - mean, mean - low) / 10)
         scale = torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 0.0).to(inputs.dtype)
-        mean = mean.to(inputs.dtype)
-        group = torch.arange(self.weight.shape[1], device=inputs.device) // (self.weight.shape[1] // len(mean))
-        mean, scale = mean[group], scale[group]  # (C, F)
-        if self.index is None:
-            return mean, scale
-        wide = (len(self.index), -1, -1)
-        return mean.expand(wide).gather(2, self.index), scale.expand(wide).gather(2, self.index)
+        return mean.to(inputs.dtype), scale
+
+    def _of_each_weight(self, values: Tensor) -> Tensor:
+        """Values (G, F) of a shape that broadcasts with the weight's."""
+        values = values.repeat_interleave(self.weight.shape[1] // len(values), 0)  # (C, F)
+        return values if self.index is None else values.expand(len(self.index), -1, -1).gather(2, self.index)
 
     @property
     def dense(self) -> bool:
@@ -199,11 +196,15 @@ class PatchPool(nn.Module):
 
     def raw(self) -> tuple[Tensor, Tensor | None]:
         """Weights and biases by the inputs as they are."""
-        weight = self.weight * self.scale
+        weight = self.weight * (self.factor * self.scale)
         return weight, None if self.bias is None else self.bias - (weight * self.mean).sum(-1)
 
     def outputs(self, part: PatchPart, rows: Tensor | None = None) -> Tensor:
         """V, shape (R, P, C)."""
+        return self.nonlinearity(self.sums(part, rows))
+
+    def sums(self, part: PatchPart, rows: Tensor | None = None) -> Tensor:
+        """What the nonlinearity is taken of, shape (R, P, C)."""
         inputs = part.seen if rows is None else part.seen[rows]
         weight, bias = self.raw()
         z = _product(inputs, weight if self.index is None else _dense(self.index, weight, self.view.length))
@@ -211,7 +212,7 @@ class PatchPool(nn.Module):
             z = z + bias
         for e, activation in enumerate(part.activations):
             z = z + self.incoming[:, e] * (activation if rows is None else activation[rows]).unsqueeze(1)
-        return self.nonlinearity(z)
+        return z
 
     def choice(self, scores: Tensor) -> Tensor:
         """Of scores (P, C), each neuron's own best candidates: shape (per_neuron, C)."""
