@@ -44,7 +44,7 @@ class CallPart:
         batches = [torch.cat([next(calls) for _ in range(size)], 1) for size in self.sizes]
         return precise(torch.cat([batch.flatten(0, 1) for batch in batches]))
 
-    def first(self) -> None:
+    def first(self, batches: int) -> None:
         """All rows."""
         return
 

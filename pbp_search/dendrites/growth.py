@@ -172,8 +172,7 @@ class _Problem:
             batches = torch.Generator().manual_seed(seed)
             best, scores, floors, over = dict[str, Tensor](), list[float](), list[float](), False
             with torch.no_grad():
-                first = self.training.first()
-                running = self._signed(pool, None if first is None else first[: self.training.batch])
+                running = self._signed(pool, self.training.first(1))
             optimiser = Adam(list(pool.parameters()), learning_rate)
             if pool.dense:
                 for _ in range(_DENSE):

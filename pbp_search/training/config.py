@@ -52,7 +52,7 @@ class CycleSchedule(Settings):
     """
 
     neuron: Rule = Plateau(patience=10)
-    dendrite: Rule = Plateau(patience=10, relative=(0.02,), max_epochs=20)
+    dendrite: Rule = Plateau(patience=3, relative=(0.05,), max_epochs=10)
     acceptance: float = Field(0.001, ge=0)
     tries: int = Field(2, ge=1)
 
