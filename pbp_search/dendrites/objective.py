@@ -27,6 +27,7 @@ _WEAK = 1e-10
 _WEAK_DOUBLE = 1e-13
 _WEAK_LARGE = 1e-8
 _LARGE = 2**20  # numbers of inputs: 8 MiB in double precision
+_COLUMNS = 128  # of products at once, at least
 _PIECE = 2**20  # numbers of inputs at once: they stay near the processor
 # Ridges to choose from, relative to the mean variance of the inputs' directions.
 _RIDGES = 10.0 ** torch.arange(-8, 3, dtype=torch.float64)
@@ -43,8 +44,7 @@ def standardise(values: Tensor) -> Tensor:
 
 def _standardised(values: Tensor) -> tuple[Tensor, Tensor]:
     """The same, and the inverse of each column's standard deviation; 0 for constant columns."""
-    low, high = values.aminmax(dim=0)
-    largest = torch.maximum(high, -low)
+    largest = _largest(values)
     largest = torch.where(largest > 0, largest, 1.0)
     scaled = values / largest
     centred = scaled.sub_(scaled.mean(0))
@@ -53,6 +53,11 @@ def _standardised(values: Tensor) -> tuple[Tensor, Tensor]:
     inverse = torch.where(varies, variance.rsqrt(), 0.0)
     # Beyond that a gradient would overflow.
     return centred.mul_(inverse), (inverse / largest).clamp(max=torch.finfo(values.dtype).max / 64)
+
+
+def _largest(values: Tensor) -> Tensor:
+    """The largest absolute value of each column. On a processor torch's ``aminmax`` takes many times as long."""
+    return torch.maximum(values.amax(0), -values.amin(0))
 
 
 def correlation(outputs: Tensor, errors: Tensor) -> Tensor:
@@ -225,15 +230,19 @@ class LinearFit:
         self._standard = _Standard(inputs, self._precision)
         self._inputs = inputs
         self._kept = [self._standard(piece).transpose(0, 1) for piece in _pieces(inputs)]
-        self._refined = large and not ridge
-        self._by_records = len(inputs) <= inputs.shape[2]
-        variance, self._directions = torch.linalg.eigh(self._products())  # (G, directions), (G, R or F, directions)
+        self._refined = not ridge and self._precision == inputs.dtype
+        self._by_records = ridge and len(inputs) <= inputs.shape[2]
         weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK_LARGE if large else _WEAK
-        tiny = torch.finfo(variance.dtype).tiny
-        self._ridges = variance.clamp(min=0.0).mean(1, keepdim=True).clamp(min=tiny) * _RIDGES.to(variance.device)
-        # Weak directions get no coefficient.
-        strong = variance > weak * variance.amax(1, keepdim=True).clamp(min=tiny)
-        self._variance = torch.where(strong, variance, torch.inf).unsqueeze(2)
+        products = self._products()
+        if ridge:
+            tiny = torch.finfo(products.dtype).tiny
+            variance, self._directions = torch.linalg.eigh(products)  # (G, directions), (G, R or F, directions)
+            self._ridges = variance.clamp(min=0.0).mean(1, keepdim=True).clamp(min=tiny) * _RIDGES.to(variance.device)
+            # Weak directions get no coefficient.
+            strong = variance > weak * variance.amax(1, keepdim=True).clamp(min=tiny)
+            self._variance = torch.where(strong, variance, torch.inf).unsqueeze(2)
+        else:
+            self._factor = _factor(products, weak)
 
     def _products(self) -> Tensor:
         """Of all pairs of records, shape (G, R, R), or of inputs, (G, F, F)."""
@@ -242,9 +251,12 @@ class LinearFit:
             return (x @ x.mT).double()
         groups, _, length = self._kept[0].shape
         products = torch.zeros(groups, length, length, dtype=torch.float64, device=self._kept[0].device)
+        some = max(_COLUMNS, -(-length // 4))
         for x in self._kept:  # one after the other: all of them would take memory
-            products += x.mT @ x
-        return products
+            for start in range(0, length, some):  # the products are symmetric
+                block = x[..., start : start + some].mT @ x[..., : start + some]
+                products[:, start : start + some, : start + some] += block
+        return products.tril() + products.tril(-1).mT
 
     def coefficients(self, inputs: Tensor, values: Tensor) -> Tensor:
         """Those of values (G, R, K) by standardised inputs (R, G, F): shape (G, F, K)."""
@@ -254,6 +266,8 @@ class LinearFit:
         return found
 
     def _solved(self, inputs: Tensor, values: Tensor) -> Tensor:
+        if not self.ridge:
+            return torch.cholesky_solve(self._crossed(inputs, values), self._factor)
         projected = self._directions.mT @ (values if self._by_records else self._crossed(inputs, values))
         found: Tensor = self._directions @ (projected / (self._variance + self._chosen_ridge(projected, values)))
         return self._crossed(inputs, found) if self._by_records else found
@@ -298,6 +312,18 @@ class LinearFit:
             yield from (self._standard(piece).transpose(0, 1) for piece in _pieces(inputs))
 
 
+def _factor(products: Tensor, weak: float) -> Tensor:
+    """Cholesky's factor of products (G, F, F), in which directions of a weak share of the variance weigh more."""
+    diagonal = products.diagonal(dim1=1, dim2=2)
+    largest = torch.linalg.matrix_norm(products, torch.inf).clamp(min=torch.finfo(products.dtype).tiny).unsqueeze(1)
+    factor, failed = products, torch.ones(())
+    while failed.any() and weak < 1:  # by rounding
+        diagonal += weak * largest
+        factor, failed = torch.linalg.cholesky_ex(products)
+        weak *= 10
+    return factor
+
+
 def _pieces(values: Tensor) -> Sequence[Tensor]:
     pieces: Sequence[Tensor] = values.split(max(1, _PIECE // max(1, values[0].numel())))
     return pieces
@@ -306,15 +332,16 @@ def _pieces(values: Tensor) -> Sequence[Tensor]:
 def mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column, in double precision and in pieces: copies would take memory."""
     records = len(values)
-    mean = torch.stack([piece.double().sum(0) for piece in _pieces(values)]).sum(0) / records
-    squares = [(piece.double() - mean).square().sum(0) for piece in _pieces(values)]
-    return mean, (torch.stack(squares).sum(0) / records).sqrt()
+    mean = torch.stack([piece.sum(0, dtype=torch.float64) for piece in _pieces(values)]).sum(0) / records
+    near = mean.to(values.dtype)  # differences of like numbers are exact enough in their own precision
+    squares = [(piece - near).double().square().sum(0) for piece in _pieces(values)]
+    variance = torch.stack(squares).sum(0) / records - (mean - near).square()
+    return mean, variance.clamp(min=0.0).sqrt()
 
 
 def rounding(values: Tensor, precision: torch.dtype) -> Tensor:
     """The deviation of each column that is within rounding of its largest value."""
-    low, high = values.aminmax(dim=0)
-    return _ROUNDING * torch.finfo(precision).eps * torch.maximum(high, -low).double()
+    return _ROUNDING * torch.finfo(precision).eps * _largest(values).double()
 
 
 class _Standard:

@@ -175,7 +175,7 @@ class PatchPool(nn.Module):
         if self.bias is None:
             # Nothing takes up the mean, so inputs stay where they are: their scale is then that of their squares.
             mean, deviation = torch.zeros_like(mean), (mean.square() + deviation.square()).sqrt()
-        low, high = inputs.aminmax(dim=0)
+        low, high = inputs.amin(0), inputs.amax(0)
         deviation = torch.maximum(deviation, torch.maximum(high - mean, mean - low) / 10)
         scale = torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 0.0).to(inputs.dtype)
         return mean.to(inputs.dtype), scale
