@@ -12,7 +12,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-_COMPONENTS = 64
+_COMPONENTS = 32
 """The principal components of the inputs that directions are made of."""
 _MOMENTS = 2**20
 """Numbers that the matrices of all neurons may have: with many neurons there are fewer components."""
