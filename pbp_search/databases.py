@@ -88,12 +88,15 @@ class Database:
         file = self.file
         if file is not None and not file.absolute().parent.is_dir():
             raise FileNotFoundError(f"there is no folder {file.absolute().parent}")
-        with lock if file is None else FileLock(_beside(file, ".lock")):
-            if file is None:
+        if file is None:
+            with lock:
                 self._prepare(own_tables)
                 yield
-                return
-            unfinished = _beside(file, ".unfinished")
+            return
+        unfinished = _beside(file, ".unfinished")
+        if file.exists() and not unfinished.exists():  # in this order: one that is being made has no tables yet
+            self._prepare(own_tables)  # first, so that no lock stays beside what is refused
+        with FileLock(_beside(file, ".lock")):
             if unfinished.exists():
                 _set_aside(file)
             elif not file.exists():
