@@ -1,5 +1,6 @@
 """Database URLs: their secrets stay secret, nobody else's database is written to, and none is left half made."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,17 @@ class Database:
     def secret_url(self) -> str:
         """The URL with its password, for drivers."""
         return self.url.render_as_string(hide_password=False)
+
+    def unwritable_url(self) -> str | None:
+        """The URL for reading an SQLite file whose folder cannot be written to; None for all others.
+
+        SQLite opens no database with write-ahead logging there, unless it is told that nobody writes to it.
+        """
+        if self.file is None or os.access(self.file.absolute().parent, os.W_OK):
+            return None
+        query = {"mode": "ro"} if _beside(self.file, "-wal").exists() else {"immutable": "1"}
+        file = self.file.absolute().as_uri()
+        return URL.create("sqlite", database=file, query={**query, "uri": "true"}).render_as_string()
 
     @contextmanager
     def opening(self, lock: FileLock, own_tables: set[str]) -> Iterator[None]:
