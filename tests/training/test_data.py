@@ -17,12 +17,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from pbp_search.dendrites import DendriteSpec
+from pbp_search.dendrites import DendriteSpec, attach, record
 from pbp_search.errors import InputError, TaskError
 from pbp_search.training import Data, Source, Split, check_task, evaluate, run_chain, run_rung
 from pbp_search.training.data import evaluation_batches, in_memory, recording_batches, training_batches
 from pbp_search.training.device import device_of
-from tests.training.tiny_tasks import Bowl, BowlWithDropout, assert_same_checkpoint, config
+from tests.training.tiny_tasks import Bowl, BowlWithDropout, Rings, assert_same_checkpoint, config
 
 NAN = float("nan")
 
@@ -277,6 +277,23 @@ def test_a_loss_that_does_not_know_of_missing_labels_is_refused() -> None:
 
     with pytest.raises(TaskError, match=r"NaN|finite"):
         check_task(Forgetful())
+
+
+def test_the_weight_of_a_class_is_that_of_its_errors_and_of_its_training() -> None:
+    class Weighted(Rings):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            weight = torch.tensor([1.0, 0.0])
+            return nn.functional.cross_entropy(outputs, targets, weight, reduction="none")
+
+    task, split = Weighted(), Rings().data().train
+    network = task.model(2)
+    attach(network)
+    head = record(network, task.loss, [(split.inputs[:64], split.targets[:64])], [(split.inputs, split.targets)])["2"]
+    errors = head.held_out.errors.flatten(1)
+    assert torch.equal((errors == 0).all(1), split.targets == 1)
+    check_task(task)
+    trained = run_chain(task, config(width=2), 0)[0].network(task)
+    assert (trained(split.inputs).argmax(1) == 0).double().mean() > 0.9
 
 
 @pytest.mark.parametrize("variant", ["perforated", "gradient", "random"])
