@@ -1,5 +1,6 @@
 """Database URLs: their secrets stay secret, nobody else's database is written to, and none is left half made."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,17 @@ class Database:
         """The URL with its password, for drivers."""
         return self.url.render_as_string(hide_password=False)
 
+    def unwritable_url(self) -> str | None:
+        """The URL for reading an SQLite file whose folder cannot be written to; None for all others.
+
+        SQLite opens no database with write-ahead logging there, unless it is told that nobody writes to it.
+        """
+        if self.file is None or os.access(self.file.absolute().parent, os.W_OK):
+            return None
+        query = {"mode": "ro"} if _beside(self.file, "-wal").exists() else {"immutable": "1"}
+        file = self.file.absolute().as_uri()
+        return URL.create("sqlite", database=file, query={**query, "uri": "true"}).render_as_string()
+
     @contextmanager
     def opening(self, lock: FileLock, own_tables: set[str]) -> Iterator[None]:
         """Hold a lock while a store is opened in the database, and perhaps made: for a file one beside it.
@@ -88,12 +100,15 @@ class Database:
         file = self.file
         if file is not None and not file.absolute().parent.is_dir():
             raise FileNotFoundError(f"there is no folder {file.absolute().parent}")
-        with lock if file is None else FileLock(_beside(file, ".lock")):
-            if file is None:
+        if file is None:
+            with lock:
                 self._prepare(own_tables)
                 yield
-                return
-            unfinished = _beside(file, ".unfinished")
+            return
+        unfinished = _beside(file, ".unfinished")
+        if file.exists() and not unfinished.exists():  # in this order: one that is being made has no tables yet
+            self._prepare(own_tables)  # first, so that no lock stays beside what is refused
+        with FileLock(_beside(file, ".lock")):
             if unfinished.exists():
                 _set_aside(file)
             elif not file.exists():

@@ -156,7 +156,7 @@ def test_foreign_databases_are_refused_and_left_alone(tmp_path: Path, names: lis
         f"The storage sqlite:///{file} is another program's database (it has the table 'recipes'): name an empty one."
     )
     assert file.read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {file.name, f"{file.name}.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {file.name}
 
 
 def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
     sentence = str(database.error(caught.value))
     assert sentence == f"The storage sqlite:///{file} cannot be opened: file is not a database"
     assert file.read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {file.name, f"{file.name}.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {file.name}
 
 
 def test_a_folder_is_no_database(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,15 @@ def test_names_are_those_of_the_rooms() -> None:
 
     assert Study is StudyOfTheRoom
     assert run_rung is run_rung_of_the_room
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(pbp_search.__file__).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module != "typing"]
+    seen = {(alias.asname, node.module) for node in imports for alias in node.names}
+    assert seen == {(name, f"pbp_search.{room}") for name, room in pbp_search._HOMES.items()}
+    assert set(pbp_search.__all__) == {name for name, _ in seen}
+    assert all(hasattr(pbp_search, name) for name in pbp_search.__all__)
 
 
 def test_the_package_is_a_program() -> None:

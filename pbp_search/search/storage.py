@@ -18,7 +18,7 @@ def open_storage(home: Home, url: str | None = None, create: bool = True) -> opt
     Args:
         home: Holds the default storage, and the lock around creating one.
         url: Another storage: a database URL as SQLAlchemy takes it.
-        create: Make the database if it is not there.
+        create: Make the database if it is not there. Otherwise one in a folder that cannot be written to is read.
 
     Raises:
         StorageError: It cannot be opened, is not there, or is not Optuna's.
@@ -29,6 +29,9 @@ def open_storage(home: Home, url: str | None = None, create: bool = True) -> opt
         raise StorageError(f"There is no study storage {file}: name the folder of the studies with --home.")
     arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if file is not None else {"pool_pre_ping": True}
     try:
+        unwritable = None if create else database.unwritable_url()
+        if unwritable is not None:
+            return optuna.storages.RDBStorage(unwritable, engine_kwargs=arguments)
         with database.opening(home.create().creation_lock(), {"studies", "trials", "version_info"}):
             return optuna.storages.RDBStorage(database.secret_url, engine_kwargs=arguments)
     except (ImportError, SQLAlchemyError, OSError, RuntimeError, ValueError, TypeError) as error:

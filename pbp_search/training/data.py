@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Generic
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from typing_extensions import TypeVar
 
@@ -103,16 +104,54 @@ def recording_batches(
         training, held_out = _parted(len(source.inputs), generator)
         return _Drawn(source, training), _Drawn(source, held_out)
     if isinstance(source, IterableDataset):
-        return DataLoader(source, batch_size), None
+        return _Several(DataLoader(source, batch_size)), None
     if isinstance(source, Dataset):
         return _loaders(source, list(range(len(source))), batch_size, generator)  # type: ignore[arg-type]
     source = _restarted(source)
-    if isinstance(source, DataLoader) and source.batch_sampler is not None:
+    if isinstance(source, DataLoader) and source.batch_sampler is not None and not _streams(source):
         # Its samples, each once: a sampler may draw some of a Dataset only, and some of them again and again.
         samples = list(dict.fromkeys(index for batch in source.batch_sampler for index in batch))
         size = source.batch_size or batch_size
         return _loaders(source.dataset, samples, size, generator, source.collate_fn, source.num_workers)
-    return source, None
+    if isinstance(source, list | tuple):  # of which it is known how many samples it holds
+        return _pieces(source[0]) if len(source) == 1 else source, None
+    return _Several(source), None
+
+
+def _streams(loader: DataLoader[Any]) -> bool:
+    """Whether it has no samples to choose from: its sampler goes on for ever."""
+    return isinstance(loader.dataset, IterableDataset)
+
+
+class _Several:
+    """Batches as they come. One that is alone comes in pieces, so that some of its samples can be held out."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches = batches
+        self.dataset = getattr(batches, "dataset", None)  # its length is that of the batches together
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self._batches)
+        some = list(islice(batches, 2))
+        yield from _pieces(some[0]) if len(some) == 1 else some
+        yield from batches
+
+
+def _pieces(batch: Batch) -> list[Batch]:
+    """A batch in up to four pieces of at least two samples, as far as it has as many."""
+    inputs, targets = batch
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    samples = len(next(leaf for leaf in tree_leaves(targets) if isinstance(leaf, Tensor) and leaf.ndim))
+    count = min(samples, max(2, min(4, samples // 2)))
+
+    def piece(index: int) -> Batch:
+        def of(value: Tensor) -> Tensor:
+            return value.tensor_split(count)[index] if value.ndim and len(value) == samples else value
+
+        x, y = tree_map_only(Tensor, of, (inputs, targets))
+        return x, y
+
+    return [piece(index) for index in range(count)]
 
 
 def _loaders(
@@ -208,7 +247,10 @@ def _parted(samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _restarted(source: Any) -> Iterable[Batch]:
-    """A generator of a loader's own would remember the epochs before: it starts from the global stream, too."""
+    """A generator or workers of a loader's own would remember the epochs before: they start anew, from the global
+    stream."""
+    if isinstance(source, DataLoader) and source.persistent_workers:
+        source._iterator = None
     sampler, batches = getattr(source, "sampler", None), getattr(source, "batch_sampler", None)
     for one in (source, sampler, batches, getattr(batches, "sampler", None)):
         generator = getattr(one, "generator", None)

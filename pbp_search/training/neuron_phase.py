@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pbp_search.dendrites import Adam, dendritic_modules
 from pbp_search.dendrites.ahead import Ahead
@@ -16,6 +16,7 @@ from pbp_search.errors import TrainingError
 from pbp_search.training.config import TrialConfig
 from pbp_search.training.data import Batch, Data, Source, Split, evaluation_batches, joined, moved, training_batches
 from pbp_search.training.milestone import weights_of
+from pbp_search.training.optimisers import optimiser_of
 from pbp_search.training.stopping import Stopper, better
 from pbp_search.training.streams import global_stream
 from pbp_search.training.task import Task
@@ -50,7 +51,7 @@ def train_neurons(
         TrainingError: The loss or the score became NaN or infinite.
     """
     # A new optimiser, and so a new start of the learning rate, in each cycle.
-    optimiser, scheduler = _optimiser(network, task, config)
+    optimiser, scheduler = optimiser_of(network, task, config)
     stop = Stopper(config.schedule.neuron, generation, task.direction)
     best: tuple[float, dict[str, Tensor]] | None = None
     epoch, over = 0, False
@@ -98,21 +99,6 @@ def _looking_ahead(
     finally:
         for module in modules:
             module.ahead = None
-
-
-def _optimiser(
-    network: nn.Module, task: Task, config: TrialConfig
-) -> tuple[Adam | torch.optim.Optimizer, LRScheduler | None]:
-    """The task's own optimiser and scheduler, or Adam. W takes no weight decay, which would pull it back to 0."""
-    outgoing = [module.outgoing for module in dendritic_modules(network).values()]
-    known = {id(parameter) for parameter in outgoing}
-    others = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in known]
-    make = getattr(task, "optimiser", None)
-    if make is None:
-        return Adam(others, config.learning_rate, config.weight_decay, undecayed=outgoing), None
-    optimiser: torch.optim.Optimizer = make([{"params": others}, {"params": outgoing, "weight_decay": 0.0}], config)
-    schedule = getattr(task, "scheduler", None)
-    return optimiser, None if schedule is None else schedule(optimiser, config)
 
 
 def _train_epoch(

@@ -13,8 +13,21 @@ from torch.utils.data import Dataset
 
 from pbp_search.dendrites import Adapters, attach, record
 from pbp_search.dendrites.record import called
-from pbp_search.errors import PbpSearchError, TaskError, TrainingError, said
-from pbp_search.training.data import Batch, Data, Source, Split, evaluation_batches, first_batch, joined
+from pbp_search.errors import InputError, PbpSearchError, TaskError, TrainingError, said
+from pbp_search.training.config import CycleSchedule, Fixed, Plateau, TrialConfig
+from pbp_search.training.data import (
+    Batch,
+    Data,
+    Source,
+    Split,
+    evaluation_batches,
+    first_batch,
+    joined,
+    recording_batches,
+)
+from pbp_search.training.optimisers import optimiser_of
+
+_RECORDED = 64  # rows, to see that there are some
 
 T = TypeVar("T")
 Direction = Literal["maximize", "minimize"]
@@ -212,9 +225,36 @@ def _check_score(task: Task, data: Data[Any], label: str) -> None:
             what = f"{label}: the {part} data failed in"
             passed = partial(_passed, network, task, source, what)
             outputs, targets = _attempt(what.removesuffix(" in"), passed)
+        _check_recording(network, task, data.train, label)
+    _check_step(network, task, first_batch(data.train, 64), label)
     score = _attempt(f"{label}: score failed", lambda: float(task.score(outputs, targets)))
     if not math.isfinite(score):
         raise TaskError(f"{label}: score returned {score} for the validation data: it must return a finite number.")
+
+
+def _check_recording(network: nn.Module, task: Task, source: Source, label: str) -> None:
+    """What a dendrite phase begins with: some samples to learn from, and others to hold out."""
+    attach(network, adapters=adapters_of(task))
+    parts = partial(recording_batches, source, TrialConfig(width=1).batch_size, torch.Generator().manual_seed(0))
+    what = f"{label}: the training data failed in a dendrite phase"
+    try:
+        _attempt(what, lambda: record(network, task.loss, *parts(), rows=_RECORDED))
+    except (InputError, TrainingError) as error:
+        raise TaskError(f"{what}: {error}") from error
+
+
+def _check_step(network: nn.Module, task: Task, few: Batch, label: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        task.loss(called(network, few[0]), few[1]).mean().backward()
+    for rule in (Fixed(), Plateau()):  # a study tries both, and schedules may ask how long they are
+        config = TrialConfig(width=task.widths[0], schedule=CycleSchedule(neuron=rule))
+        make = partial(optimiser_of, network, task, config)
+        optimiser, _ = _attempt(f"{label}: optimiser or scheduler failed for a schedule of the kind {rule.kind}", make)
+        if not callable(getattr(optimiser, "step", None)):
+            kind = type(optimiser).__name__
+            raise TaskError(f"{label}: optimiser returned {kind}: it must return one of torch's optimisers.")
+        # One that needs more than gradients, such as torch's LBFGS, fails here.
+        _attempt(f"{label}: a step of the optimiser {type(optimiser).__name__} failed", optimiser.step)
 
 
 def _check_training_mode(network: nn.Module, few: Any, label: str) -> None:

@@ -1,8 +1,11 @@
+import os
+import shutil
 import sqlite3
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from pbp_search.errors import InputError, StorageError
 from pbp_search.home import Home
@@ -42,6 +45,27 @@ def test_reading_makes_nothing(empty_home: Home, tmp_path: Path) -> None:
         f"There is no study storage {empty_home.folder}/optuna.db: name the folder of the studies with --home."
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["home", "a b", "a#b", "a?b=c", "a%20b"])
+def test_a_folder_that_cannot_be_written_to_is_read(
+    tmp_path: Path, name: str, stores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / name)
+    home.create()
+    shutil.copy(stores / "optuna.db", home.folder)
+    optuna.create_study(study_name="a", storage=open_storage(home))
+    for lock in home.folder.glob("*.lock"):
+        lock.unlink()
+    before = {file.name: file.read_bytes() for file in home.folder.iterdir()}
+    access = os.access  # the tests may run as root, who may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    storage = open_storage(home, create=False)
+    assert optuna.get_all_study_names(storage) == ["a"]
+    with pytest.raises(StorageInternalError):
+        optuna.create_study(study_name="b", storage=storage)
+    storage.engine.dispose()
+    assert {file.name: file.read_bytes() for file in home.folder.iterdir()} == before
 
 
 def test_foreign_storage_is_refused_and_left_alone(empty_home: Home, tmp_path: Path) -> None:

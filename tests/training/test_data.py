@@ -17,12 +17,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from pbp_search.dendrites import DendriteSpec
+from pbp_search.dendrites import DendriteSpec, attach, record
 from pbp_search.errors import InputError, TaskError
 from pbp_search.training import Data, Source, Split, check_task, evaluate, run_chain, run_rung
 from pbp_search.training.data import evaluation_batches, in_memory, recording_batches, training_batches
 from pbp_search.training.device import device_of
-from tests.training.tiny_tasks import Bowl, BowlWithDropout, assert_same_checkpoint, config
+from tests.training.tiny_tasks import Bowl, BowlWithDropout, Rings, assert_same_checkpoint, config
 
 NAN = float("nan")
 
@@ -54,14 +54,27 @@ def own_generator(split: Split) -> Source:
     return DataLoader(Pairs(split), 32, shuffle=True, generator=torch.Generator().manual_seed(7))
 
 
+def iter_again(batches: list[Any]) -> Any:
+    """The batches, without a length."""
+
+    class Again:
+        def __iter__(self) -> Iterator[Any]:
+            return iter(batches)
+
+    return Again()
+
+
 SOURCES: dict[str, Callable[[Split], Source]] = {
     "tensors": lambda split: split,
     "dataset": Pairs,
     "tensor dataset": lambda split: TensorDataset(split.inputs, split.targets),
     "dataset without a length": Stream,
     "loader": lambda split: DataLoader(Pairs(split), 32, shuffle=True),
+    "loader without a length": lambda split: DataLoader(Stream(split), 32),
     "loader with a generator of its own": own_generator,
     "loader with workers": lambda split: DataLoader(Pairs(split), 128, shuffle=True, num_workers=1),
+    "list of one batch": lambda split: [(split.inputs, split.targets)],
+    "loader without a length, of one batch": lambda split: DataLoader(Stream(split), 1000),
     "list of batches": lambda split: list(zip(split.inputs.split(32), split.targets.split(32), strict=True)),
 }
 
@@ -113,6 +126,47 @@ def test_held_out_samples_are_others(kind: str) -> None:
     assert sorted(sides[0] + sides[1]) == list(range(200))
     assert len(sides[1]) == 50
     assert sides[0] != sorted(sides[0]), "any samples, if not all are wanted"
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(200, [50] * 4), (9, [3, 2, 2, 2]), (5, [3, 2]), (2, [1, 1]), (1, [1])])
+def test_a_batch_that_is_alone_comes_in_pieces(samples: int, sizes: list[int]) -> None:
+    split = split_of(samples)
+    named = [({"x": split.inputs, "whole": torch.zeros(samples + 1)}, {"sum": split.targets})]
+    generator = torch.Generator()
+    for pieces in (recording_batches(named, 16, generator)[0], recording_batches(iter_again(named), 16, generator)[0]):
+        found = list(pieces)
+        assert [len(targets["sum"]) for _, targets in found] == sizes
+        assert [int(target) for _, targets in found for target in targets["sum"]] == list(range(samples))
+        assert all(torch.equal(inputs["x"][:, 0], targets["sum"].float()) for inputs, targets in found)
+        assert all(len(inputs["whole"]) == samples + 1 for inputs, _ in found)
+
+
+def test_a_single_training_sample_is_refused_in_a_sentence() -> None:
+    for kind in ("list of one batch", "dataset without a length", "dataset", "loader"):
+
+        def first(split: Split, kind: str = kind) -> Source:
+            return SOURCES[kind](Split(split.inputs[:1], split.targets[:1]))
+
+        task = bowl(first)
+        with pytest.raises(TaskError, match=r"The task Other: the training data failed in a dendrite phase"):
+            check_task(task)
+
+
+class Shaken(Pairs):
+    """Its samples are augmented."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = super().__getitem__(index)
+        return inputs + 0.1 * torch.randn(2), targets
+
+
+@pytest.mark.parametrize("workers", [{}, {"num_workers": 1}, {"num_workers": 1, "persistent_workers": True}])
+def test_random_transforms_are_the_same_for_the_same_seed_wherever_a_chain_goes_on(workers: dict[str, Any]) -> None:
+    task = bowl(lambda split: DataLoader(Shaken(split), 100, shuffle=True, **workers))
+    first, second = run_chain(task, config(seed=2), 1)
+    assert second.milestone.growth
+    torch.manual_seed(999)
+    assert_same_checkpoint(run_rung(task, config(seed=2), first), second)  # with a loader that has not run before
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -223,6 +277,23 @@ def test_a_loss_that_does_not_know_of_missing_labels_is_refused() -> None:
 
     with pytest.raises(TaskError, match=r"NaN|finite"):
         check_task(Forgetful())
+
+
+def test_the_weight_of_a_class_is_that_of_its_errors_and_of_its_training() -> None:
+    class Weighted(Rings):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            weight = torch.tensor([1.0, 0.0])
+            return nn.functional.cross_entropy(outputs, targets, weight, reduction="none")
+
+    task, split = Weighted(), Rings().data().train
+    network = task.model(2)
+    attach(network)
+    head = record(network, task.loss, [(split.inputs[:64], split.targets[:64])], [(split.inputs, split.targets)])["2"]
+    errors = head.held_out.errors.flatten(1)
+    assert torch.equal((errors == 0).all(1), split.targets == 1)
+    check_task(task)
+    trained = run_chain(task, config(width=2), 0)[0].network(task)
+    assert (trained(split.inputs).argmax(1) == 0).double().mean() > 0.9
 
 
 @pytest.mark.parametrize("variant", ["perforated", "gradient", "random"])

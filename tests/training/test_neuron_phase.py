@@ -228,6 +228,15 @@ def test_weight_decay_does_not_pull_w_back_to_zero() -> None:
     assert torch.equal(*ends)
 
 
+def test_weight_decay_acts_on_all_other_weights() -> None:
+    norms = []
+    for weight_decay in (0.0, 1.0):
+        network = build_network(Rings(), config(), 0)
+        train(network, Rings(), epochs=1, weight_decay=weight_decay)
+        norms.append([float(value.norm()) for name, value in network.state_dict().items() if "weight" in name])
+    assert all(decayed < free for free, decayed in zip(*norms, strict=True))
+
+
 def test_gradients_are_clipped() -> None:
     class Steep(WithOptimiser):
         def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

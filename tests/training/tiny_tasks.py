@@ -17,6 +17,7 @@ from pbp_search.training import (
     EpochRecord,
     Fixed,
     Split,
+    Task,
     TrialConfig,
     run_rung,
 )
@@ -155,15 +156,15 @@ def assert_same_checkpoint(left: Checkpoint, right: Checkpoint) -> None:
     assert weight_bits(left) == weight_bits(right)
 
 
-def continue_in(folder: Path) -> None:
-    """Continue each milestone file of a folder by one rung."""
+def continue_in(folder: Path, *tasks: Task) -> None:
+    """Continue each milestone file of a folder by one rung, of the tasks named."""
     for path in folder.glob("*.before"):
         previous = Checkpoint.load(path)
-        task = {task.name: task for task in (Rings(), Bowl(), BowlWithDropout())}[path.stem]
+        task = {task.name: task for task in tasks}[path.stem]
         run_rung(task, previous.milestone.config, previous).save(path.with_suffix(".after"))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(12345)  # the global stream of another process is another one
-    continue_in(Path(sys.argv[1]))
+    continue_in(Path(sys.argv[1]), Rings(), Bowl(), BowlWithDropout())
