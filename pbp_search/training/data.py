@@ -182,7 +182,12 @@ def first_batch(source: Source, samples: int) -> Batch:
     if isinstance(source, Split):
         return source.inputs[:samples], source.targets[:samples]
     batches: Iterable[Batch] = DataLoader(source, samples) if isinstance(source, Dataset) else _restarted(source)
-    inputs, targets = next(iter(batches))
+    return cut(next(iter(batches)), samples)
+
+
+def cut(batch: Batch, samples: int) -> Batch:
+    """The first samples of a batch; all of one that is not a pair of tensors."""
+    inputs, targets = batch
     if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
         return inputs[:samples], targets[:samples]
     return inputs, targets

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -20,14 +21,13 @@ from pbp_search.training.data import (
     Data,
     Source,
     Split,
+    cut,
     evaluation_batches,
     first_batch,
     joined,
     recording_batches,
 )
 from pbp_search.training.optimisers import optimiser_of
-
-_RECORDED = 64  # rows, to see that there are some
 
 T = TypeVar("T")
 Direction = Literal["maximize", "minimize"]
@@ -226,7 +226,7 @@ def _check_score(task: Task, data: Data[Any], label: str) -> None:
             passed = partial(_passed, network, task, source, what)
             outputs, targets = _attempt(what.removesuffix(" in"), passed)
         _check_recording(network, task, data.train, label)
-    _check_step(network, task, first_batch(data.train, 64), label)
+    _check_step(network, task, first_batch(data.train, 2), label)
     score = _attempt(f"{label}: score failed", lambda: float(task.score(outputs, targets)))
     if not math.isfinite(score):
         raise TaskError(f"{label}: score returned {score} for the validation data: it must return a finite number.")
@@ -235,10 +235,18 @@ def _check_score(task: Task, data: Data[Any], label: str) -> None:
 def _check_recording(network: nn.Module, task: Task, source: Source, label: str) -> None:
     """What a dendrite phase begins with: some samples to learn from, and others to hold out."""
     attach(network, adapters=adapters_of(task))
-    parts = partial(recording_batches, source, TrialConfig(width=1).batch_size, torch.Generator().manual_seed(0))
+
+    def few(batches: Iterable[Batch]) -> Iterator[Batch]:
+        return (cut(batch, 2) for batch in islice(batches, 2))
+
+    def recorded() -> None:
+        generator = torch.Generator().manual_seed(0)
+        training, held_out = recording_batches(source, TrialConfig(width=1).batch_size, generator)
+        record(network, task.loss, few(training), None if held_out is None else few(held_out))
+
     what = f"{label}: the training data failed in a dendrite phase"
     try:
-        _attempt(what, lambda: record(network, task.loss, *parts(), rows=_RECORDED))
+        _attempt(what, recorded)
     except (InputError, TrainingError) as error:
         raise TaskError(f"{what}: {error}") from error
 
