@@ -161,6 +161,8 @@ def _refusal(module: nn.Module, adapter: Adapter | None, spec: DendriteSpec, ask
         return "a normalisation is never wrapped alone: name a block that holds it"
     if _lazy(module) or next(module.parameters(), None) is None:
         return "it has no parameters yet: run the network once before attaching"
+    if any(parameter.is_complex() for parameter in module.parameters()):
+        return "it has complex weights: a dendrite's are real"
     if any(is_parametrized(part) or _computed(part) for part in module.modules()):
         return "it has a weight that is computed (weight_norm, prune)"
     if isinstance(module, EMBEDDINGS) and not asked:
@@ -199,7 +201,10 @@ def _beginning(module: nn.Module) -> nn.Module:
 
 
 def _computed(module: nn.Module) -> bool:
-    return any(not value.is_leaf for value in vars(module).values() if isinstance(value, Tensor))
+    """Whether a hook computes a weight. Without one it is something that a forward pass left there."""
+    return bool(module._forward_pre_hooks) and any(
+        not value.is_leaf for value in vars(module).values() if isinstance(value, Tensor)
+    )
 
 
 def _listed(names: Iterable[str]) -> str:
