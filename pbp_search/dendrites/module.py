@@ -81,6 +81,9 @@ class Wrapper(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("module"), name)
 
+    def __getitem__(self, key: Any) -> Any:
+        return self.module[key]  # a network may call the parts of a block: recording tells that dendrites see nothing
+
     def __setattr__(self, name: str, value: Any) -> None:
         modules = self.__dict__.get("_modules", {})
         if name in ("weight", "bias") and "module" in modules:  # tied or replaced behind the wrapper's back
@@ -204,11 +207,12 @@ def add_branches(
     One product and one sum a dendrite, in a fixed order: a larger stacked product may round differently, and a dendrite
     that enters with W = 0 must leave every bit of y as it was.
     """
-    weights = weights.to(y.dtype)  # autocast's, whose outputs shall keep their type
+    weights = weights.to(y.dtype)  # under autocast the module's outputs keep their type
     # A single row need not be taken out: that is a node of the graph less.
     rows = (weights,) if len(weights) == 1 and y.ndim > 1 else weights.unbind()
     for row, activation in zip(rows, activations, strict=False):
         factor = along(row, axis)
+        activation = activation.to(y.dtype)
         y = y.addcmul_(activation, factor) if in_place else torch.addcmul(y, activation, factor)
     return y
 

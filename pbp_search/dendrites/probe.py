@@ -124,6 +124,7 @@ class Probe:
                 "work on a copy, or leave it out by the placement."
             )
         self.called |= neurons.numel() > 0
+        self.graph |= torch.is_grad_enabled() and not self.backward
         self.measured += sum(value.nbytes for value in (*_tensors((args, kwargs)), neurons))
         # Calls without a gradient or without samples (an expert that none was sent to) teach nothing.
         if not self.keeping or not torch.is_grad_enabled() or not neurons.numel():
@@ -134,7 +135,6 @@ class Probe:
         neurons = neurons.clone()
         if self.backward:  # with activation checkpointing: the call is known
             return self.module.adapter.replace(output, neurons)
-        self.graph = True
         if self.view is not None:
             self._catch_patches(_tensors((args, kwargs))[0].detach(), neurons)
         else:

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from pbp_search.dendrites import Adam, DendriteSpec, attach, dendritic_modules, fold, grow, record, weight_bytes
+from pbp_search.dendrites import (
+    Adam,
+    DendriteSpec,
+    attach,
+    dendritic_modules,
+    fold,
+    grow,
+    record,
+    weight_bytes,
+)
 from pbp_search.dendrites.record import Part
 from pbp_search.errors import TrainingError, UnsupportedModuleError
 from tests.dendrites.grown_networks import assert_same_bits, recorded
@@ -159,7 +168,8 @@ def test_modules_may_see_a_tensor_in_different_widths() -> None:
     torch.testing.assert_close(fold(network)(x), network.eval()(x))
 
 
-def test_under_autocast_a_generation_leaves_every_bit_as_it_was() -> None:
+@pytest.mark.parametrize("spec", [DendriteSpec(), DendriteSpec(placement=("first", "b"), fan_in=2)])
+def test_under_autocast_a_generation_leaves_every_bit_as_it_was(spec: DendriteSpec) -> None:
     def cast(net: Any, x: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return net.b(net.a(net.first(x))[0].mean(1))
@@ -167,7 +177,7 @@ def test_under_autocast_a_generation_leaves_every_bit_as_it_was() -> None:
     torch.manual_seed(0)
     network = Wired(cast, first=nn.Linear(4, 4), a=nn.GRU(4, 5, batch_first=True), b=nn.Linear(5, 3)).eval()
     x, y = data(6, 4)
-    attach(network)
+    attach(network, spec)
     outputs = network(x).float()
     grow_all(network, x, y)
     for module in dendritic_modules(network).values():
@@ -247,3 +257,14 @@ def test_the_bytes_of_a_state_that_holds_more_than_tensors() -> None:
             return
 
     assert weight_bytes(Stated(4, 3)) == 4 * (4 * 3 + 3 + 2)
+
+
+def test_a_block_whose_parts_the_network_calls_is_refused() -> None:
+    block = nn.Sequential(nn.Linear(4, 5), nn.Tanh())
+    network = Wired(lambda net, x: net.b(net.block[1](net.block[0](x))), block=block, b=nn.Linear(5, 3))
+    x, y = data()
+    outputs = network(x)
+    attach(network, DendriteSpec(placement=("block",)))
+    assert_same_bits(network(x), outputs)
+    with pytest.raises(UnsupportedModuleError, match="module 'block' took no part in the forward pass"):
+        parts_of(network, x, y)
