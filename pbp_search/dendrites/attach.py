@@ -67,7 +67,8 @@ def attach(network: nn.Module, spec: DendriteSpec | None = None, adapters: Adapt
 
     The network's function and parameters stay the same. Linear layers, convolutions, recurrent layers and attention
     are found unasked; blocks go as a whole where the placement names them or an adapter is given for them. A module
-    that is the network itself cannot be replaced in place: put it into a Sequential.
+    that is the network itself cannot be replaced in place: put it into a Sequential. A network that asks in its forward
+    pass of which class a layer is (``isinstance``) finds a wrapper there, under whose ``module`` the layer is.
 
     Args:
         network: Any module.

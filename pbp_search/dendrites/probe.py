@@ -100,6 +100,7 @@ class Probe:
         self.keeping = keeping and not self.full()
         self.backward = False
         self.caught: list[_Caught] = []
+        self.leaves: list[Tensor] = []
 
     def listen(self) -> None:
         """The backward pass begins: errors arrive from now on, and what is called again is checkpointed."""
@@ -130,7 +131,7 @@ class Probe:
         if not self.keeping or not torch.is_grad_enabled() or not neurons.numel():
             return output
         if not neurons.requires_grad:  # everything before is frozen
-            neurons = neurons.detach().requires_grad_()
+            self.leaves.append(neurons := neurons.detach().requires_grad_())
         # A tensor of its own: what comes behind the module may overwrite it, and a hook still sees the error at it.
         neurons = neurons.clone()
         if self.backward:  # with activation checkpointing: the call is known
@@ -235,7 +236,7 @@ class Probe:
     def keep(self) -> None:
         """Keep the calls that an error arrived at."""
         caught = [(one.kept, one.errors) for one in self.caught if one.errors is not None]
-        self.caught = []
+        self.caught, self.leaves = [], []
         # Positions of the same samples stand side by side; calls with other samples than the batch's follow each other.
         same = bool(caught) and all(len(errors) == self.batch for _, errors in caught)
         for some in [caught] if same else [[one] for one in caught]:

@@ -22,7 +22,7 @@ from pbp_search.dendrites.attach import dendritic_modules
 from pbp_search.dendrites.module import Dendritic
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.probe import Call, Part, Probe, row_bytes, work_bytes
-from pbp_search.errors import InputError
+from pbp_search.errors import InputError, UnsupportedModuleError
 
 __all__ = ["Call", "Part", "Record", "record"]
 
@@ -185,6 +185,19 @@ def _frozen(network: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+@contextmanager
+def _reentrant_refused() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise UnsupportedModuleError(
+            "The network calls checkpoint(..., use_reentrant=True), through which no errors can be recorded: pass "
+            "use_reentrant=False."
+        ) from error
+
+
 def _uncompiled() -> AbstractContextManager[None]:
     """What is compiled runs as it is written: a compiler cannot follow hooks. It is there only if it has been used."""
     used = "torch._dynamo" in sys.modules
@@ -260,12 +273,14 @@ class _Recorder:
                     f"The loss has the shape {tuple(losses.shape)} for {samples} samples: it must be one loss per "
                     f'sample, shape ({samples},). With torch\'s losses, pass reduction="none".'
                 )
+            leaves = [leaf for probe in self.probes for leaf in probe.leaves]
             for probe in self.probes:
                 probe.listen()
-            if losses.requires_grad:
+            if leaves and losses.requires_grad:
                 # The sum of the samples' own losses: in evaluation mode samples do not mix, so the gradient at a
                 # sample's neurons is that of its own loss. The errors are kept on the way.
-                losses.sum().backward()
+                with _reentrant_refused():
+                    torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
         for probe in self.probes:
             probe.keep()
 
