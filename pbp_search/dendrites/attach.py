@@ -67,7 +67,8 @@ def attach(network: nn.Module, spec: DendriteSpec | None = None, adapters: Adapt
 
     The network's function and parameters stay the same. Linear layers, convolutions, recurrent layers and attention
     are found unasked; blocks go as a whole where the placement names them or an adapter is given for them. A module
-    that is the network itself cannot be replaced in place: put it into a Sequential.
+    that is the network itself cannot be replaced in place: put it into a Sequential. A network that asks in its forward
+    pass of which class a layer is (``isinstance``) finds a wrapper there, under whose ``module`` the layer is.
 
     Args:
         network: Any module.
@@ -161,6 +162,8 @@ def _refusal(module: nn.Module, adapter: Adapter | None, spec: DendriteSpec, ask
         return "a normalisation is never wrapped alone: name a block that holds it"
     if _lazy(module) or next(module.parameters(), None) is None:
         return "it has no parameters yet: run the network once before attaching"
+    if any(parameter.is_complex() for parameter in module.parameters()):
+        return "it has complex weights: a dendrite's are real"
     if any(is_parametrized(part) or _computed(part) for part in module.modules()):
         return "it has a weight that is computed (weight_norm, prune)"
     if isinstance(module, EMBEDDINGS) and not asked:
@@ -199,7 +202,10 @@ def _beginning(module: nn.Module) -> nn.Module:
 
 
 def _computed(module: nn.Module) -> bool:
-    return any(not value.is_leaf for value in vars(module).values() if isinstance(value, Tensor))
+    """Whether a hook computes a weight. Without one it is something that a forward pass left there."""
+    return bool(module._forward_pre_hooks) and any(
+        not value.is_leaf for value in vars(module).values() if isinstance(value, Tensor)
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

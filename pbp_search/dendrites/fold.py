@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from pbp_search.dendrites.attach import dendritic_modules
-from pbp_search.dendrites.module import Dendrite, Dendritic, Wrapper, add_branches, along
+from pbp_search.dendrites.module import Dendrite, Dendritic, Wrapper, add_branches, along, copy_of
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.spec import FUNCTIONS
 
@@ -115,7 +116,7 @@ def fold(network: nn.Module) -> nn.Module:
     plain module again. With D full dendrites everywhere the copy holds B + D*P + C*D*(D+1)/2 parameters (B the base
     network's, P the wrapped modules', C their output channels).
     """
-    folded = copy.deepcopy(network)
+    folded = copy_of(network)
     owners = Counter(id(weight) for part in folded.modules() for weight in part.parameters(recurse=False))
     for module in dendritic_modules(folded).values():
         tied = any(owners[id(weight)] > 1 for weight in module.module.parameters())
@@ -165,5 +166,6 @@ def parameter_count(network: nn.Module) -> int:
 
 def weight_bytes(network: nn.Module) -> int:
     """The bytes of a network's parameters and persistent buffers; what is tied counts once."""
-    values = {id(value): value for value in network.state_dict(keep_vars=True).values()}
+    leaves = tree_flatten(network.state_dict(keep_vars=True))[0]  # quantised layers have more than tensors there
+    values = {id(value): value for value in leaves if isinstance(value, Tensor)}
     return sum(value.numel() * value.element_size() for value in values.values())

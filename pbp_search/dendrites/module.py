@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as modules
 from torch.nn.utils import skip_init
+from torch.utils._pytree import tree_flatten
 
 from pbp_search.dendrites.adapters import Adapter, is_layer
 from pbp_search.dendrites.ahead import Ahead
@@ -80,6 +81,9 @@ class Wrapper(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("module"), name)
 
+    def __getitem__(self, key: Any) -> Any:
+        return self.module[key]  # a network may call the parts of a block: recording tells that dendrites see nothing
+
     def __setattr__(self, name: str, value: Any) -> None:
         modules = self.__dict__.get("_modules", {})
         if name in ("weight", "bias") and "module" in modules:  # tied or replaced behind the wrapper's back
@@ -96,9 +100,11 @@ class Dendritic(Wrapper):
         seen: What dendrites see instead of M's inputs, if anything.
         dendrites: The accepted dendrites in their order; frozen, except in the ``gradient`` variant.
         outgoing: W, shape (D, C), trained with M.
+        features: How many numbers of ``seen`` there are for each sample; None before the first pass.
         ahead: Set by a training loop while it runs: what the dendrites say of all samples.
     """
 
+    features: int | None = None
     ahead: Ahead | None = None
 
     def __init__(
@@ -115,6 +121,8 @@ class Dendritic(Wrapper):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.module(*args, **kwargs)
+        if self.seen is not None:
+            self.features = self.seen.features
         if not self.dendrites._modules:  # a ModuleList's own len and iter take as long as a small kernel
             return output
         y = self.adapter.neurons(output)
@@ -148,7 +156,7 @@ class Dendritic(Wrapper):
         """What a dendrite is alike: M, or a Linear from what it sees instead of M's inputs."""
         if self.seen is None:
             return self.module
-        if self.seen.features is None:
+        if self.features is None:
             raise UnsupportedModuleError(
                 f"How much dendrites see of {self.seen.name!r} is not known yet: run the network once before growing."
             )
@@ -156,7 +164,7 @@ class Dendritic(Wrapper):
         biased = getattr(self.module, "bias", None) is not None
         # Not drawn here: a dendrite draws its own start.
         base: nn.Linear = skip_init(
-            nn.Linear, self.seen.features, self.channels, biased, device=like.device, dtype=like.dtype
+            nn.Linear, self.features, self.channels, biased, device=like.device, dtype=like.dtype
         )
         return base
 
@@ -199,10 +207,12 @@ def add_branches(
     One product and one sum a dendrite, in a fixed order: a larger stacked product may round differently, and a dendrite
     that enters with W = 0 must leave every bit of y as it was.
     """
+    weights = weights.to(y.dtype)  # under autocast the module's outputs keep their type
     # A single row need not be taken out: that is a node of the graph less.
     rows = (weights,) if len(weights) == 1 and y.ndim > 1 else weights.unbind()
     for row, activation in zip(rows, activations, strict=False):
         factor = along(row, axis)
+        activation = activation.to(y.dtype)
         y = y.addcmul_(activation, factor) if in_place else torch.addcmul(y, activation, factor)
     return y
 
@@ -242,9 +252,15 @@ def along(weight: Tensor, axis: int) -> Tensor:
     return weight if axis == -1 else weight.reshape(-1, *(1,) * (-axis - 1))
 
 
+def copy_of(module: nn.Module) -> nn.Module:
+    """A deep copy, of what a forward pass left on the module too: torch copies no tensor that has a graph."""
+    left = (leaf for part in module.modules() for leaf in tree_flatten(vars(part))[0] if isinstance(leaf, Tensor))
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in left if not value.is_leaf})
+
+
 def _restarted(base: nn.Module) -> nn.Module:
     """A copy with a random start of its own."""
-    copied = copy.deepcopy(base).requires_grad_(True)
+    copied = copy_of(base).requires_grad_(True)
     for part in copied.modules():
         # MultiheadAttention has its own under a private name.
         reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)

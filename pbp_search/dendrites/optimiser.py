@@ -58,8 +58,8 @@ class Adam:
             _Group(
                 decay,
                 some,
-                [torch.zeros_like(parameter) for parameter in some],
-                [torch.zeros_like(parameter) for parameter in some],
+                [torch.zeros_like(parameter) for parameter in _real(some)],
+                [torch.zeros_like(parameter) for parameter in _real(some)],
                 torch.zeros((), device=device),
             )
             for (decay, _, device), some in alike.items()
@@ -96,8 +96,8 @@ class Adam:
         update = torch._fused_adamw_ if group.decay else torch._fused_adam_
         try:
             update(
-                group.parameters,
-                gradients,
+                _real(group.parameters),
+                _real(gradients),
                 group.averages,
                 group.squares,
                 [],
@@ -113,6 +113,11 @@ class Adam:
                 found_inf=None,
             )
         except RuntimeError as error:
+            if any(gradient.is_sparse for gradient in gradients):
+                raise TrainingError(
+                    "The network has sparse gradients, which Adam's averages are not: "
+                    "make its embeddings with sparse=False."
+                ) from error
             pairs = zip(group.parameters, group.averages, strict=True)
             if all((one.dtype, one.device) == (other.dtype, other.device) for one, other in pairs):
                 raise
@@ -120,3 +125,8 @@ class Adam:
                 "The network was moved to another type or device while it was trained: "
                 "move it where the task's model() makes it."
             ) from error
+
+
+def _real(values: list[Tensor]) -> list[Tensor]:
+    """Values of one type; of complex numbers their real and imaginary parts, each with averages of its own."""
+    return [torch.view_as_real(value) for value in values] if values[0].is_complex() else values

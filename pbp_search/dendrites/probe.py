@@ -43,7 +43,7 @@ class Part:
 def row_bytes(module: Dendritic) -> int:
     """Bytes of a row of a layer with patches."""
     view = Patches.of(module.module)
-    seen = 0 if module.seen is None else module.seen.features or 0
+    seen = 0 if module.seen is None else module.features or 0
     return module.outgoing.element_size() * (view.groups * view.length + seen + view.channels)
 
 
@@ -85,7 +85,7 @@ class Probe:
         self.rows = max(1, min(rows, room // row_bytes(module))) if self.view else rows
         self.samples = samples
         self.generator = generator
-        self.called = False
+        self.called = self.graph = False
         self.inputs: Tensor | None = None
         self.errors: Tensor | None = None
         self.filled = 0  # samples with patches, or rows of calls
@@ -93,30 +93,49 @@ class Probe:
         self.of_calls: list[Tensor] = []
         self.start(0)
 
-    def start(self, batch: int) -> None:
-        """Get ready for the pass of a number of samples."""
+    def start(self, batch: int, keeping: bool = True) -> None:
+        """Get ready for the pass of a number of samples, which is only measured unless something is to be kept."""
         self.measured = 0  # bytes of what goes in and comes out
         self.batch = batch
+        self.keeping = keeping and not self.full()
+        self.backward = False
         self.caught: list[_Caught] = []
         self.leaves: list[Tensor] = []
+
+    def listen(self) -> None:
+        """The backward pass begins: errors arrive from now on, and what is called again is checkpointed."""
+        self.backward = True
 
     def full(self) -> bool:
         if self.view is None:
             return self.filled >= self.rows or self.room <= 0
         return self.inputs is not None and self.filled == len(self.inputs)
 
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A forward pre-hook: see what the module does to what it is called with."""
+        self.versions = _versions((args, kwargs))
+
     def catch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """A forward hook: keep what the module is called with, and see to it that the error arrives."""
         neurons = self._neurons(output)
+        self._check_plain([*_tensors((args, kwargs)), neurons])
+        if self.versions != _versions((args, kwargs)):
+            raise UnsupportedModuleError(
+                f"The module {self.name!r} works in place on what it is called with, which its dendrites see: let it "
+                "work on a copy, or leave it out by the placement."
+            )
         self.called |= neurons.numel() > 0
+        self.graph |= torch.is_grad_enabled() and not self.backward
         self.measured += sum(value.nbytes for value in (*_tensors((args, kwargs)), neurons))
         # Calls without a gradient or without samples (an expert that none was sent to) teach nothing.
-        if self.full() or not torch.is_grad_enabled() or not neurons.numel():
+        if not self.keeping or not torch.is_grad_enabled() or not neurons.numel():
             return output
         if not neurons.requires_grad:  # everything before is frozen
             self.leaves.append(neurons := neurons.detach().requires_grad_())
         # A tensor of its own: what comes behind the module may overwrite it, and a hook still sees the error at it.
         neurons = neurons.clone()
+        if self.backward:  # with activation checkpointing: the call is known
+            return self.module.adapter.replace(output, neurons)
         if self.view is not None:
             self._catch_patches(_tensors((args, kwargs))[0].detach(), neurons)
         else:
@@ -126,13 +145,29 @@ class Probe:
     def _neurons(self, output: Any) -> Tensor:
         axis = self.module.adapter.axis
         neurons = self.module.adapter.neurons(output)
-        if not isinstance(neurons, Tensor) or neurons.shape[axis] != self.module.channels:
+        there = isinstance(neurons, Tensor) and neurons.ndim >= -axis
+        if not there or neurons.shape[axis] != self.module.channels:
             found = tuple(neurons.shape) if isinstance(neurons, Tensor) else type(neurons).__name__
             raise UnsupportedModuleError(
                 f"The module {self.name!r} has {self.module.channels} neurons, but {found} where its adapter looks for "
                 f"them on axis {axis}: give it an adapter of its own (attach(..., adapters={{...}}))."
             )
         return neurons
+
+    def _check_plain(self, values: list[Tensor]) -> None:
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+        if any(value.layout is not torch.strided or value.is_nested or wrapped(value) for value in values):
+            raise UnsupportedModuleError(
+                f"The module {self.name!r} is called with sparse or nested tensors, or inside of torch.func's "
+                "transforms (vmap, grad): what its dendrites see cannot be recorded. Leave it out by the placement."
+            )
+
+    def _check_backward(self) -> None:
+        if not self.backward:
+            raise UnsupportedModuleError(
+                f"The module {self.name!r} is in a gradient that the network or the loss takes itself (forces of an "
+                "energy), and dendrites have none: leave it out by the placement."
+            )
 
     def _catch_patches(self, x: Tensor, neurons: Tensor) -> None:
         assert self.view is not None
@@ -149,6 +184,7 @@ class Probe:
         self.caught.append(caught)
 
         def keep_error(error: Tensor) -> None:
+            self._check_backward()
             some = by_samples(error)
             if positions is not None:
                 some = some.take_along_dim(positions.unsqueeze(2), 1)
@@ -184,7 +220,7 @@ class Probe:
 
         def copied(value: Tensor) -> Tensor:
             if id(value) not in copies:
-                copies[id(value)] = value.detach().clone()
+                copies[id(value)] = _as_called(value.detach(), self.module.outgoing.dtype).clone()
             return copies[id(value)]
 
         caught = _Caught(Call(*tree_map_only(Tensor, copied, (args, kwargs))))
@@ -192,6 +228,7 @@ class Probe:
         self.caught.append(caught)
 
         def keep_error(error: Tensor) -> None:
+            self._check_backward()
             caught.errors = self.module.adapter.rows(error).clone()
 
         neurons.register_hook(keep_error)
@@ -201,7 +238,7 @@ class Probe:
         caught = [(one.kept, one.errors) for one in self.caught if one.errors is not None]
         self.caught, self.leaves = [], []
         # Positions of the same samples stand side by side; calls with other samples than the batch's follow each other.
-        same = len({len(errors) for _, errors in caught}) == 1
+        same = bool(caught) and all(len(errors) == self.batch for _, errors in caught)
         for some in [caught] if same else [[one] for one in caught]:
             errors = torch.cat([error for _, error in some], 1)
             if self.view is None:
@@ -231,7 +268,7 @@ class Probe:
         if not self.called:
             raise UnsupportedModuleError(_no_part(self.name))
         if not self.filled:
-            raise UnsupportedModuleError(_no_error(self.name))
+            raise UnsupportedModuleError(_no_error(self.name) if self.graph else _no_graph(self.name))
         if self.inputs is not None and self.errors is not None:
             assert self.view is not None
             inputs, errors = self.inputs[: self.filled], self.errors[: self.filled]
@@ -260,7 +297,8 @@ def _by_samples(view: Patches, x: Tensor, batch: int) -> tuple[Tensor, Callable[
         return x.unsqueeze(0) if single else x, space_last
     turned = x.shape[0] != batch and x.ndim > 2 and x.shape[1] == batch
     # Rows that belong to no sample in particular count as samples themselves.
-    first = batch if batch and x.shape[int(turned)] % batch == 0 else x[..., 0].numel()
+    whole = batch > 0 and x.ndim > 1 and x.shape[int(turned)] % batch == 0
+    first = batch if whole else x[..., 0].numel()
 
     def channels_last(y: Tensor) -> Tensor:
         return (y.transpose(0, 1) if turned else y).reshape(first, -1, y.shape[-1])
@@ -275,6 +313,18 @@ def precise(values: Tensor) -> Tensor:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _versions(tree: Any) -> list[int]:
+    """How often tensors were changed in place, as far as torch counts it."""
+    leaves = (leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor))
+    return [leaf._version for leaf in leaves if not leaf.is_inference()]
+
+
+def _as_called(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A module's input as the module takes it: under autocast, which casts it on the way, of the module's own type."""
+    cast = value.is_floating_point() and torch.is_autocast_enabled(value.device.type)
+    return value.to(dtype) if cast else value
 
 
 def _finite(values: Tensor) -> bool:
@@ -294,6 +344,13 @@ def _no_error(name: str) -> str:
         f"The loss does not depend on the module {name!r}, or not on that of its outputs where its neurons are looked "
         "for: dendrites have no error to learn. Leave it out by the placement, or give it an adapter (LastState() for "
         "a recurrent layer of which only the last state is used)."
+    )
+
+
+def _no_graph(name: str) -> str:
+    return (
+        f"The module {name!r} is called without a graph (torch.no_grad, or checkpoint(..., use_reentrant=True)): "
+        "dendrites have no error to learn. Leave it out by the placement, or pass use_reentrant=False."
     )
 
 

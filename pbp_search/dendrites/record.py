@@ -7,6 +7,7 @@ Of a Linear or a convolution the patches at some positions are kept; of any othe
 Positions are drawn before anything is unfolded and rows go where they will stay, so that records obey a budget.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pbp_search.dendrites.attach import dendritic_modules
 from pbp_search.dendrites.module import Dendritic
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.probe import Call, Part, Probe, row_bytes, work_bytes
-from pbp_search.errors import InputError
+from pbp_search.errors import InputError, UnsupportedModuleError
 
 __all__ = ["Call", "Part", "Record", "record"]
 
@@ -175,13 +176,33 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     try:
         for parameter in learning:
             parameter.requires_grad_(False)
-        with torch.enable_grad(), _without_cudnn() if _recurrent(network) else nullcontext():
+        with torch.enable_grad(), _without_cudnn() if _recurrent(network) else nullcontext(), _uncompiled():
             yield
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
         for part, mode in modes.items():
             part.training = mode
+
+
+@contextmanager
+def _reentrant_refused() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise UnsupportedModuleError(
+            "The network calls checkpoint(..., use_reentrant=True), through which no errors can be recorded: pass "
+            "use_reentrant=False."
+        ) from error
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    """What is compiled runs as it is written: a compiler cannot follow hooks. It is there only if it has been used."""
+    used = "torch._dynamo" in sys.modules
+    context: AbstractContextManager[None] = torch.compiler.set_stance("force_eager") if used else nullcontext()
+    return context
 
 
 def _without_cudnn() -> AbstractContextManager[None]:
@@ -230,8 +251,8 @@ class _Recorder:
     def _affordable(self, few: Tensor) -> int:
         """How many samples can pass at once."""
         for probe in self.probes:
-            probe.start(len(few))
-        with torch.no_grad(), self._hooks():
+            probe.start(len(few), keeping=False)
+        with self._hooks():
             self.network(few)
         sizes = [probe.measured / len(few) for probe in self.probes]
         limits = [_ACTIVATIONS * self.budget / (_SAVED * max(1.0, sum(sizes)))]
@@ -244,24 +265,29 @@ class _Recorder:
     def _add(self, inputs: Any, targets: Any, samples: int) -> None:
         for probe in self.probes:
             probe.start(samples)
+        # Activation checkpointing calls modules again in the backward pass: the hooks stay until that is over.
         with self._hooks():
             losses = self.loss(called(self.network, inputs), targets)
-        if losses.shape != (samples,):
-            raise InputError(
-                f"The loss has the shape {tuple(losses.shape)} for {samples} samples: it must be one loss per sample, "
-                f'shape ({samples},). With torch\'s losses, pass reduction="none".'
-            )
-        leaves = [leaf for probe in self.probes for leaf in probe.leaves]
-        if leaves and losses.requires_grad:
-            # The sum of the samples' own losses: in evaluation mode samples do not mix, so the gradient at a sample's
-            # neurons is that of its own loss. The errors are kept on the way.
-            torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+            if losses.shape != (samples,):
+                raise InputError(
+                    f"The loss has the shape {tuple(losses.shape)} for {samples} samples: it must be one loss per "
+                    f'sample, shape ({samples},). With torch\'s losses, pass reduction="none".'
+                )
+            leaves = [leaf for probe in self.probes for leaf in probe.leaves]
+            for probe in self.probes:
+                probe.listen()
+            if leaves and losses.requires_grad:
+                # The sum of the samples' own losses: in evaluation mode samples do not mix, so the gradient at a
+                # sample's neurons is that of its own loss. The errors are kept on the way.
+                with _reentrant_refused():
+                    torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
         for probe in self.probes:
             probe.keep()
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
         handles = [probe.module.register_forward_hook(probe.catch, with_kwargs=True) for probe in self.probes]
+        handles += [probe.module.register_forward_pre_hook(probe.before, with_kwargs=True) for probe in self.probes]
         try:
             yield
         finally:

@@ -20,12 +20,12 @@ class Seen:
 
     Attributes:
         name: ``input``, or the name of the module that returns it.
-        features: F, its numbers for each sample; None before the first pass.
+        features: F, its numbers for each sample, the last time; None before the first pass.
     """
 
-    def __init__(self, name: str, features: int | None = None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.features = features
+        self.features: int | None = None
         self._value: Tensor | None = None
 
     def watch(self, network: nn.Module) -> None:
@@ -45,7 +45,8 @@ class Seen:
         if self._value is None:
             raise UnsupportedModuleError(
                 f"Dendrites see the output of {self.name!r}, but that has not been called yet when they need it: name "
-                f"a module that comes before them, or {INPUT!r}, and call the network as a whole."
+                f"a module that comes before them, or {INPUT!r}, and call the network as a whole, without activation "
+                "checkpointing."
             )
         return self._value
 

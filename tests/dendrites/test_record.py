@@ -161,7 +161,7 @@ def blocked(net: Wiring, x: Tensor) -> Tensor:
 REFUSED: dict[str, tuple[Callable[[Wiring, Tensor], Tensor], str]] = {
     "never called": (lambda net, x: net.last(net.first(x)), r"'middle' took no part in the forward pass.*placement"),
     "output dropped": (lambda net, x: net.last(net.first(x)) + 0 * net.middle(x).detach(), r"depend.* 'middle'"),
-    "without gradient": (blocked, r"does not depend on the module 'first'"),
+    "without gradient": (blocked, r"module 'first' is called without a graph .*placement"),
     "all detached": (lambda net, x: net.last(net.middle(net.first(x))).detach(), r"does not depend on the module"),
 }
 
