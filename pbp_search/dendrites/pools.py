@@ -15,7 +15,7 @@ from pbp_search.dendrites.module import Dendrite, Dendritic
 from pbp_search.dendrites.objective import mean_and_deviation, rounding, signed_correlation
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.probe import precise
-from pbp_search.dendrites.record import Part
+from pbp_search.dendrites.record import BUDGET, Part
 from pbp_search.dendrites.spec import FUNCTIONS
 from pbp_search.dendrites.starts import Directions
 
@@ -25,11 +25,14 @@ _STEPS = 8
 """Steps an epoch; fewer than two batches of records are taken whole each time."""
 _NARROW = 64
 """The number of inputs up to which the learning rate is taken as it is."""
-_OUTPUTS = 2**21
-"""Numbers that all candidates may say in a step: with very many, a step takes fewer records."""
+_NUMBERS = 2**21
+"""How many are worked on at once: with very many candidates, a step takes fewer records."""
+_SHARE = 256
+"""... and the bytes of the budget for each: the work on one takes a quarter of them, about."""
 _FEWEST = 256
 _GAINS = (0.5, 1.0, 2.0)
 _BIASES = (-3.0, 0.0, 3.0)
+EVERY = slice(None)
 _BENT = 4
 """Batches that gains and biases are chosen by."""
 
@@ -43,9 +46,10 @@ class PatchPart:
         seen: What dendrites see: the same, or another tensor.
         activations: The accepted dendrites', each (R, C).
         errors: E, shape (R, C).
+        numbers: How many may be worked on at once.
     """
 
-    def __init__(self, module: Dendritic, part: Part) -> None:
+    def __init__(self, module: Dendritic, part: Part, budget: int = BUDGET) -> None:
         assert part.inputs is not None
         own, view = Patches.of(module.module), Patches.of(module.base())
         self.samples = len(part.errors)
@@ -53,7 +57,10 @@ class PatchPart:
         self.seen = self.inputs if part.seen is None else part.seen.reshape(-1, view.groups, view.length)
         self.errors = part.errors.reshape(-1, module.channels)
         self.activations = _activations(module, view, self.seen)
-        self.batch = min(_BATCH, max(_FEWEST, _OUTPUTS // (2 * module.spec.pool * module.channels)))
+        self.numbers = min(_NUMBERS, budget // _SHARE)
+        said = 2 * module.spec.pool * module.channels
+        self.batch = min(_BATCH, max(_FEWEST, self.numbers // said))
+        self.piece = max(1, min(self.batch, self.numbers // said))
 
     def first(self) -> Tensor:
         """Rows to begin with: as many as an epoch has. They are in no order."""
@@ -62,7 +69,7 @@ class PatchPart:
     def pieces(self) -> Sequence[Tensor]:
         """All rows, some at once."""
         rows = torch.arange(len(self.errors), device=self.errors.device)
-        pieces: Sequence[Tensor] = rows.split(self.batch)
+        pieces: Sequence[Tensor] = rows.split(self.piece)
         return pieces
 
     def batches(self, generator: torch.Generator) -> Iterator[Tensor | None]:
@@ -128,7 +135,7 @@ class PatchPool(nn.Module):
         """
         kinds, wanted = errors.shape[1], module.spec.pool
         pool = cls(module, part, kinds * wanted)
-        directions = Directions(part.seen, *pool.standard, errors)
+        directions = Directions(part.seen, *pool.standard, errors, part.numbers)
         weight = pool.weight.mul_(pool.factor).unflatten(0, (kinds, wanted))
         if pool.index is None:
             found = directions.leading(wanted)
@@ -149,13 +156,13 @@ class PatchPool(nn.Module):
         rows = part.first()[: _BENT * part.batch].split(part.batch)
         if self.bias is not None:
             self.bias.zero_()
-        known = [(self.sums(part, some), errors[some].repeat_interleave(self.module[0].spec.pool, 1)) for some in rows]
         choices = list(product(_GAINS, _BIASES if self.bias is not None else (0.0,)))
-        scores = [
-            torch.stack([signed_correlation(self.nonlinearity(gain * z + bias), e) for z, e in known]).sum(0).abs()
-            for gain, bias in choices
-        ]
-        gains, biases = self.weight.new_tensor(choices)[torch.stack(scores).argmax(0)].unbind(-1)
+        scores = self.weight.new_zeros(len(choices), *self.weight.shape[:2])
+        for some, batch in product(self.turns(part), rows):
+            z, e = self.sums(part, batch, some), errors[batch].repeat_interleave(self.module[0].spec.pool, 1)[:, some]
+            for score, (gain, bias) in zip(scores, choices, strict=True):
+                score[some] += signed_correlation(self.nonlinearity(gain * z + bias), e)
+        gains, biases = self.weight.new_tensor(choices)[scores.abs().argmax(0)].unbind(-1)
         self.weight.mul_(gains.unsqueeze(2))
         if self.bias is not None:
             self.bias.copy_(biases)
@@ -194,24 +201,31 @@ class PatchPool(nn.Module):
         self.weight = nn.Parameter(weight.gather(2, self.index))
         self.mean, self.scale = (value.expand_as(weight).gather(2, self.index) for value in (self.mean, self.scale))
 
-    def raw(self) -> tuple[Tensor, Tensor | None]:
+    def turns(self, part: PatchPart) -> list[slice]:
+        """Candidates that learn at a time: they do not depend on each other."""
+        rows = min(len(part.errors), 2 * part.batch)
+        size = max(1, 2 * part.numbers // (rows * self.weight.shape[1]))
+        return [slice(start, start + size) for start in range(0, len(self.weight), size)]
+
+    def raw(self, some: slice = EVERY) -> tuple[Tensor, Tensor | None]:
         """Weights and biases by the inputs as they are."""
-        weight = self.weight * (self.factor * self.scale)
-        return weight, None if self.bias is None else self.bias - (weight * self.mean).sum(-1)
+        scale, mean = (value if self.index is None else value[some] for value in (self.scale, self.mean))
+        weight = self.weight[some] * (self.factor * scale)
+        return weight, None if self.bias is None else self.bias[some] - (weight * mean).sum(-1)
 
-    def outputs(self, part: PatchPart, rows: Tensor | None = None) -> Tensor:
-        """V, shape (R, P, C)."""
-        return self.nonlinearity(self.sums(part, rows))
+    def outputs(self, part: PatchPart, rows: Tensor | None = None, some: slice = EVERY) -> Tensor:
+        """V of some candidates, shape (R, P, C)."""
+        return self.nonlinearity(self.sums(part, rows, some))
 
-    def sums(self, part: PatchPart, rows: Tensor | None = None) -> Tensor:
+    def sums(self, part: PatchPart, rows: Tensor | None = None, some: slice = EVERY) -> Tensor:
         """What the nonlinearity is taken of, shape (R, P, C)."""
         inputs = part.seen if rows is None else part.seen[rows]
-        weight, bias = self.raw()
-        z = _product(inputs, weight if self.index is None else _dense(self.index, weight, self.view.length))
+        weight, bias = self.raw(some)
+        z = _product(inputs, weight if self.index is None else _dense(self.index[some], weight, self.view.length))
         if bias is not None:
             z = z + bias
         for e, activation in enumerate(part.activations):
-            z = z + self.incoming[:, e] * (activation if rows is None else activation[rows]).unsqueeze(1)
+            z = z + self.incoming[some, e] * (activation if rows is None else activation[rows]).unsqueeze(1)
         return z
 
     def choice(self, scores: Tensor) -> Tensor:

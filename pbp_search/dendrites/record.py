@@ -7,6 +7,7 @@ Of a Linear or a convolution the patches at some positions are kept; of any othe
 Positions are drawn before anything is unfolded and rows go where they will stay, so that records obey a budget.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -29,10 +30,7 @@ Loss = Callable[[Any, Any], Tensor]
 """Outputs (whatever the network returns) and targets of N samples to N losses, shape (N,)."""
 
 BUDGET = 2**30
-"""Bytes that the dendrite phase may take: the records of all modules, and the work on one of them at a time.
-
-On top of that come some copies of a layer's F x F products of inputs, in double precision.
-"""
+"""Bytes that the dendrite phase may take: the records of all modules, and the work on one of them at a time."""
 ROWS = 2**15
 """Rows (samples x positions) of a module that are enough to learn one generation of dendrites from."""
 HELD_OUT = 0.25
@@ -54,10 +52,12 @@ class Record:
     Attributes:
         training: The samples that candidates are trained on.
         held_out: Other samples, on which they are stopped, chosen and scored.
+        budget: Bytes that the dendrite phase may take.
     """
 
     training: Part
     held_out: Part
+    budget: int = BUDGET
 
 
 def record(
@@ -125,7 +125,8 @@ def record(
                 break
     if not (training.passed and held.passed):
         raise InputError("Records need at least 2 batches, one to train on and one to hold out: pass smaller batches.")
-    return {one.name: Record(one.part(), other.part()) for one, other in zip(training.probes, held.probes, strict=True)}
+    probes = zip(training.probes, held.probes, strict=True)
+    return {one.name: Record(one.part(), other.part(), budget) for one, other in probes}
 
 
 def _pair(batch: Any) -> tuple[Any, Any]:
@@ -152,7 +153,7 @@ def _count(batches: Iterable[tuple[Any, Any]]) -> int:
 def _shares(modules: Mapping[str, Dendritic], budget: int, rows: int) -> dict[str, int]:
     """Bytes for the record of each module: what one does not need is left to the others."""
     wanted = {
-        name: int(min(rows, _WORK * budget / work_bytes(module)) * row_bytes(module))
+        name: _affordable_rows(module, int(_WORK * budget), rows) * row_bytes(module)
         if Patches.fit(module.module)
         else int(_CALLS * budget / (2 * module.spec.pool))  # each candidate runs on all of it
         for name, module in modules.items()
@@ -162,6 +163,11 @@ def _shares(modules: Mapping[str, Dendritic], budget: int, rows: int) -> dict[st
         shares[name] = min(wanted[name], left // (len(wanted) - index))
         left -= shares[name]
     return shares
+
+
+def _affordable_rows(module: Dendritic, room: int, rows: int) -> int:
+    """The most rows that the work on takes no more than some room, by bisection; one in any case."""
+    return 1 + bisect_right(range(rows - 1), room, key=lambda more: work_bytes(module, more + 2))
 
 
 @contextmanager
