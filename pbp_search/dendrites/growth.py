@@ -26,7 +26,7 @@ from pbp_search.dendrites.objective import (
 )
 from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.patches import Patches
-from pbp_search.dendrites.pools import PatchPart, PatchPool
+from pbp_search.dendrites.pools import PatchPart, PatchPool, for_candidates
 from pbp_search.dendrites.record import Record
 from pbp_search.errors import InputError, TrainingError
 
@@ -216,12 +216,10 @@ class _Problem:
     def _signed(self, pool: PatchPool | CallPool, rows: Tensor | None, some: slice) -> Tensor:
         """The objective with its sign of some candidates at some rows of the training part, shape (some, C)."""
         errors = self.errors if rows is None else self.errors[rows]
-        signed: Tensor = self.objective(pool.outputs(self.training, rows, some), self._for_each(errors)[:, some])
+        signed: Tensor = self.objective(
+            pool.outputs(self.training, rows, some), for_candidates(errors, self.module.spec.pool, some)
+        )
         return signed
-
-    def _for_each(self, errors: Tensor) -> Tensor:
-        """Errors (R, 2, C) for the candidates of each kind, (R, 2 * P, C)."""
-        return errors if self.module.spec.pool == 1 else errors.repeat_interleave(self.module.spec.pool, 1)
 
     def _outputs(self, pool: PatchPool | CallPool) -> Iterator[tuple[Tensor | None, Tensor]]:
         """Held-out rows, and V there, shape (rows, 2 * P, C): in pieces, because all of it may be large."""
@@ -235,7 +233,8 @@ class _Problem:
         """The held-out correlation of every candidate, of each kind of errors: shape (2, P, C)."""
         errors, total = self.held_out_errors, CorrelationSums()
         for rows, outputs in self._outputs(pool):
-            total.add(outputs, self._for_each(errors if rows is None else errors[rows]))
+            some = errors if rows is None else errors[rows]
+            total.add(outputs, for_candidates(some, self.module.spec.pool))
         scores: Tensor = total.correlation().abs().clamp(max=1.0).unflatten(0, (2, -1))
         return scores
 

@@ -159,7 +159,7 @@ class PatchPool(nn.Module):
         choices = list(product(_GAINS, _BIASES if self.bias is not None else (0.0,)))
         scores = self.weight.new_zeros(len(choices), *self.weight.shape[:2])
         for some, batch in product(self.turns(part), rows):
-            z, e = self.sums(part, batch, some), errors[batch].repeat_interleave(self.module[0].spec.pool, 1)[:, some]
+            z, e = self.sums(part, batch, some), for_candidates(errors[batch], self.module[0].spec.pool, some)
             for score, (gain, bias) in zip(scores, choices, strict=True):
                 score[some] += signed_correlation(self.nonlinearity(gain * z + bias), e)
         gains, biases = self.weight.new_tensor(choices)[scores.abs().argmax(0)].unbind(-1)
@@ -250,6 +250,14 @@ class PatchPool(nn.Module):
                 dendrite.module.get_parameter("bias").copy_(biases[choice, channels])
             dendrite.incoming.copy_(self.incoming[choice, :, channels].T)
         return dendrites
+
+
+def for_candidates(errors: Tensor, candidates: int, some: slice = EVERY) -> Tensor:
+    """Errors (R, K, C) beside the outputs of some of the candidates of every kind, (R, some, C)."""
+    if candidates == 1:
+        return errors[:, some]
+    kinds = torch.arange(candidates * errors.shape[1], device=errors.device) // candidates
+    return errors[:, kinds[some]]
 
 
 def identity(z: Tensor) -> Tensor:

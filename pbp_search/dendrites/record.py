@@ -36,6 +36,8 @@ ROWS = 2**15
 HELD_OUT = 0.25
 """The share of the rows on which candidates are stopped, chosen and scored."""
 
+_FIRST = 12 * 2**20
+"""Bytes that libraries and the allocator take beside that, about; of a small budget a quarter."""
 _RECORDS = 0.5  # the share of the budget that all records may take
 _WORK = 0.5  # ... and that the work on one of them may take
 _CALLS = 0.125  # ... and the record of a module without patches, whose work is not known
@@ -152,6 +154,7 @@ def _count(batches: Iterable[tuple[Any, Any]]) -> int:
 
 def _shares(modules: Mapping[str, Dendritic], budget: int, rows: int) -> dict[str, int]:
     """Bytes for the record of each module: what one does not need is left to the others."""
+    budget -= min(_FIRST, budget // 4)
     wanted = {
         name: _affordable_rows(module, int(_WORK * budget), rows) * row_bytes(module)
         if Patches.fit(module.module)
