@@ -27,7 +27,7 @@ _WEAK = 1e-10
 _WEAK_DOUBLE = 1e-13
 _WEAK_LARGE = 1e-8
 _LARGE = 2**20  # numbers of inputs: 8 MiB in double precision
-_PIECE = 2**20  # numbers of inputs at once: they stay near the processor
+_PIECE = 2**18  # numbers of inputs at once: they stay near the processor
 # Ridges to choose from, relative to the mean variance of the inputs' directions.
 _RIDGES = 10.0 ** torch.arange(-8, 3, dtype=torch.float64)
 
@@ -206,7 +206,8 @@ class LinearFit:
         standard = _Standard(inputs, self._precision)
         self._steps = 2 if large and not ridge else 1  # what single precision leaves in weak directions goes by another
         self._by_records = len(inputs) <= inputs.shape[2]
-        rows = len(inputs) if self._by_records else _rows(inputs, _PIECE)
+        # In smaller pieces the sum of F x F products would take as long as they do.
+        rows = max(inputs.shape[2], _rows(inputs, _PIECE))
         self._pieces = [standard(piece).transpose(0, 1) for piece in inputs.split(rows)]
         variance, self._directions = torch.linalg.eigh(self._products())  # (G, directions), (G, R or F, directions)
         weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK_LARGE if large else _WEAK
@@ -274,7 +275,7 @@ def _rows(values: Tensor, numbers: int) -> int:
 def mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column, in double precision and in pieces: copies would take memory."""
     records = len(values)
-    pieces = values.split(_rows(values, _PIECE // 8))
+    pieces = values.split(_rows(values, _PIECE // 2))
     mean = torch.stack([piece.sum(0, dtype=torch.float64) for piece in pieces]).sum(0) / records
     squares = [(piece - mean).square_().sum(0) for piece in pieces]
     return mean, (torch.stack(squares).sum(0) / records).sqrt()

@@ -36,11 +36,9 @@ ROWS = 2**15
 HELD_OUT = 0.25
 """The share of the rows on which candidates are stopped, chosen and scored."""
 
-_FIRST = 12 * 2**20
+_FIRST = 16 * 2**20
 """Bytes that libraries and the allocator take beside that, about; of a small budget a quarter."""
-_RECORDS = 0.5  # the share of the budget that all records may take
-_WORK = 0.5  # ... and that the work on one of them may take
-_CALLS = 0.125  # ... and the record of a module without patches, whose work is not known
+_CALLS = 0.125  # the share of the budget that may take the record of a module without patches, whose work is not known
 _ACTIVATIONS = 1 / 16  # ... and that a pass through the network may take, about
 _SAVED = 3  # activations that autograd keeps for each neuron, about
 _PASSED = 512  # samples a pass at most
@@ -155,21 +153,30 @@ def _count(batches: Iterable[tuple[Any, Any]]) -> int:
 def _shares(modules: Mapping[str, Dendritic], budget: int, rows: int) -> dict[str, int]:
     """Bytes for the record of each module: what one does not need is left to the others."""
     budget -= min(_FIRST, budget // 4)
+    work = _work(modules, budget, rows)
     wanted = {
-        name: _affordable_rows(module, int(_WORK * budget), rows) * row_bytes(module)
+        name: _affordable_rows(module, work, rows) * row_bytes(module)
         if Patches.fit(module.module)
         else int(_CALLS * budget / (2 * module.spec.pool))  # each candidate runs on all of it
         for name, module in modules.items()
     }
-    left, shares = int(_RECORDS * budget), dict[str, int]()
+    left, shares = budget - work, dict[str, int]()
     for index, name in enumerate(sorted(wanted, key=wanted.__getitem__)):
         shares[name] = min(wanted[name], left // (len(wanted) - index))
         left -= shares[name]
     return shares
 
 
+def _work(modules: Mapping[str, Dendritic], budget: int, rows: int) -> int:
+    """Bytes for the work on a module: half of what is left beside what the largest takes for any number of rows."""
+    layers = [module for module in modules.values() if Patches.fit(module.module)]
+    needed = [work_bytes(layer, min(rows, Patches.of(layer.module).length)) for layer in layers]
+    return (budget + min(max(needed, default=0), budget // 2)) // 2
+
+
 def _affordable_rows(module: Dendritic, room: int, rows: int) -> int:
-    """The most rows that the work on takes no more than some room, by bisection; one in any case."""
+    """The most rows that the work on takes no more than some room, by bisection."""
+    room = max(room, room // 4 + work_bytes(module, 0))  # however large candidates are, they have to learn of some
     return 1 + bisect_right(range(rows - 1), room, key=lambda more: work_bytes(module, more + 2))
 
 
