@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pbp_search.dendrites.module import Dendrite, Dendritic
-from pbp_search.dendrites.pools import identity
+from pbp_search.dendrites.pools import EVERY, identity
 from pbp_search.dendrites.probe import precise
-from pbp_search.dendrites.record import Part
+from pbp_search.dendrites.record import BUDGET, Part
 
 _STEPS = 4
 """Steps an epoch, each over whole calls."""
@@ -24,7 +24,7 @@ class CallPart:
         samples, inputs, activations, errors: As in :class:`PatchPart`.
     """
 
-    def __init__(self, module: Dendritic, part: Part) -> None:
+    def __init__(self, module: Dendritic, part: Part, budget: int = BUDGET) -> None:
         self.samples = len(part.errors)
         self.calls = [call for batch in part.calls for call in batch]
         self.sizes = [len(batch) for batch in part.calls]
@@ -101,11 +101,15 @@ class CallPool(nn.Module):
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
-    def outputs(self, part: CallPart, rows: Tensor | None = None) -> Tensor:
-        """V, shape (R, P, C)."""
+    def turns(self, part: CallPart) -> list[slice]:
+        """Each candidate alone: what its gradient takes may be most of the phase's memory."""
+        return [slice(index, index + 1) for index in range(len(self.candidates))]
+
+    def outputs(self, part: CallPart, rows: Tensor | None = None, some: slice = EVERY) -> Tensor:
+        """V of some candidates, shape (R, P, C)."""
         module = self.module[0]
         columns = []
-        for candidate in self.candidates:
+        for candidate in list(self.candidates)[some]:
             calls = zip(part.calls, part.seen, strict=True)
             columns.append(part.rows(module, [candidate(seen, *call.args, **call.kwargs) for call, seen in calls]))
         return torch.stack(columns, 1)

@@ -26,7 +26,7 @@ from pbp_search.dendrites.objective import (
 )
 from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.patches import Patches
-from pbp_search.dendrites.pools import PatchPart, PatchPool
+from pbp_search.dendrites.pools import PatchPart, PatchPool, for_candidates
 from pbp_search.dendrites.record import Record
 from pbp_search.errors import InputError, TrainingError
 
@@ -142,7 +142,9 @@ class _Problem:
         self.module = module
         self.objective = signed_correlation if module.spec.objective == "correlation" else signed_covariance
         part, self.pool_type = _types(module)
-        self.training, self.held_out = part(module, record.training), part(module, record.held_out)
+        self.training, self.held_out = (
+            part(module, some, record.budget) for some in (record.training, record.held_out)
+        )
         # Each part by its own fit: that of other records, taken out of a record far from them, would leave an error
         # that depends on its inputs, shuffled or not.
         self.ridge = False
@@ -172,7 +174,8 @@ class _Problem:
             batches = torch.Generator().manual_seed(seed)
             best, scores, floors, over = dict[str, Tensor](), list[float](), list[float](), False
             with torch.no_grad():
-                running = self._signed(pool, self.training.first(1))
+                first = self.training.first(1)
+                running = torch.cat([self._signed(pool, first, turn) for turn in pool.turns(self.training)])
             optimiser = Adam(list(pool.parameters()), learning_rate)
             if pool.dense:
                 for _ in range(_DENSE):
@@ -198,24 +201,24 @@ class _Problem:
     def _epoch(self, pool: PatchPool | CallPool, optimiser: Adam, running: Tensor, batches: torch.Generator) -> Tensor:
         """Train for an epoch, and return the running estimate of the signed scores."""
         pool.train()
+        turns = pool.turns(self.training)
         for rows in self.training.batches(batches):
             optimiser.zero_grad()
-            signed = self._signed(pool, rows)
-            # |S| with the sign of a running estimate: a weak correlation has a random sign in a batch.
-            running = signed.detach() if rows is None else running.lerp(signed.detach(), _RUNNING)
-            (-(signed * running.sign()).sum()).backward()
+            for some in turns:
+                signed = self._signed(pool, rows, some)
+                # |S| with the sign of a running estimate: a weak correlation has a random sign in a batch.
+                running[some].lerp_(signed.detach(), 1.0 if rows is None else _RUNNING)
+                (-(signed * running[some].sign()).sum()).backward()
             optimiser.step()
         return running
 
-    def _signed(self, pool: PatchPool | CallPool, rows: Tensor | None) -> Tensor:
-        """The objective with its sign at some rows of the training part, shape (2 * P, C)."""
+    def _signed(self, pool: PatchPool | CallPool, rows: Tensor | None, some: slice) -> Tensor:
+        """The objective with its sign of some candidates at some rows of the training part, shape (some, C)."""
         errors = self.errors if rows is None else self.errors[rows]
-        signed: Tensor = self.objective(pool.outputs(self.training, rows), self._for_each(errors))
+        signed: Tensor = self.objective(
+            pool.outputs(self.training, rows, some), for_candidates(errors, self.module.spec.pool, some)
+        )
         return signed
-
-    def _for_each(self, errors: Tensor) -> Tensor:
-        """Errors (R, 2, C) for the candidates of each kind, (R, 2 * P, C)."""
-        return errors if self.module.spec.pool == 1 else errors.repeat_interleave(self.module.spec.pool, 1)
 
     def _outputs(self, pool: PatchPool | CallPool) -> Iterator[tuple[Tensor | None, Tensor]]:
         """Held-out rows, and V there, shape (rows, 2 * P, C): in pieces, because all of it may be large."""
@@ -229,7 +232,8 @@ class _Problem:
         """The held-out correlation of every candidate, of each kind of errors: shape (2, P, C)."""
         errors, total = self.held_out_errors, CorrelationSums()
         for rows, outputs in self._outputs(pool):
-            total.add(outputs, self._for_each(errors if rows is None else errors[rows]))
+            some = errors if rows is None else errors[rows]
+            total.add(outputs, for_candidates(some, self.module.spec.pool))
         scores: Tensor = total.correlation().abs().clamp(max=1.0).unflatten(0, (2, -1))
         return scores
 

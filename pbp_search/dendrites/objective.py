@@ -28,7 +28,7 @@ _WEAK_DOUBLE = 1e-13
 _WEAK_LARGE = 1e-8
 _LARGE = 2**20  # numbers of inputs: 8 MiB in double precision
 _COLUMNS = 128  # of products at once, at least
-_PIECE = 2**20  # numbers of inputs at once: they stay near the processor
+_PIECE = 2**18  # numbers of inputs at once: they stay near the processor
 # Ridges to choose from, relative to the mean variance of the inputs' directions.
 _RIDGES = 10.0 ** torch.arange(-8, 3, dtype=torch.float64)
 
@@ -142,7 +142,7 @@ def signed_covariance(outputs: Tensor, standard: Tensor) -> Tensor:
 
 
 class Projection:
-    """The least-squares fit of errors by [1, x, accepted a_e], fitted on some records, removed from any.
+    """The least-squares fit of errors by [1, x, accepted a_e], removed from the records that it is fitted on.
 
     Channel i has its own fit: its neuron sees the inputs x of its group, but only its own dendrites' activations. The
     fit is done in two steps (Frisch, Waugh and Lovell): [1, x], which the channels of a group share, is taken out of E
@@ -157,56 +157,37 @@ class Projection:
         fit: The fit of the same inputs for other errors: its costly part is used again.
 
     Attributes:
-        left: The residual of the records of the fit: see :meth:`residual`.
+        left: E without what the fit explains, shape (R, C), of E's type; 0 where only rounding is left.
     """
 
     def __init__(
         self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor, fit: "LinearFit | None" = None
     ) -> None:
-        inputs = _grouped(inputs)
-        records = len(errors)
-        few = records <= _PLENTY * (1 + inputs.shape[2] + len(activations))
+        inputs = inputs.unsqueeze(1) if inputs.ndim == 2 else inputs
+        records, groups, length = inputs.shape
+        few = records <= _PLENTY * (1 + length + len(activations))
         self.fit = fit or LinearFit(inputs, ridge=few)
-        self._activations = [_Standard(activation, torch.float64) for activation in activations]
-        self._mean = errors.double().mean(0)
-        self._by_inputs = self.fit.coefficients(inputs, self._joint(inputs, activations, errors))
-        left_errors, left_activations = self._without_inputs(inputs, activations, errors)
-        gram = torch.einsum("rdc,rec->cde", left_activations, left_activations)
-        cross = torch.einsum("rdc,rc->cd", left_activations, left_errors)
+        # E and the standardised a_e side by side for each group: one copy in double precision, worked on in place.
+        joint = errors.new_empty(groups, records, 1 + len(activations), errors.shape[1] // groups, dtype=torch.float64)
+        columns = joint.permute(1, 2, 0, 3)
+        columns[:, 0] = errors.unflatten(1, (groups, -1))
+        columns[:, 0] -= columns[:, 0].mean(0)
+        for e, activation in enumerate(activations, 1):
+            columns[:, e] = _Standard(activation, torch.float64)(activation).unflatten(1, (groups, -1))
+        self.fit.take_out(joint.flatten(2))
+        left, said = columns[:, 0].flatten(1), columns[:, 1:].flatten(2)  # (R, C), (R, D, C)
+        gram = torch.einsum("rdc,rec->cde", said, said)
+        cross = torch.einsum("rdc,rc->cd", said, left)
         if few:
             gram = gram + torch.diag_embed(gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).expand(cross.shape))
         # The activations have the variance 1: an absolute limit tells those of which only rounding is left.
         inverse: Tensor = torch.linalg.pinv(gram, atol=_WEAK * records, rtol=_WEAK, hermitian=True)
-        self._by_dendrites = (inverse @ cross.unsqueeze(-1)).squeeze(-1)  # (C, D)
-        self.left = self._without_dendrites(left_errors, left_activations, errors)
-
-    def residual(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> Tensor:
-        """E of any records without what the fit explains, shape (R, C), of E's type; 0 where only rounding is left."""
-        return self._without_dendrites(*self._without_inputs(_grouped(inputs), activations, errors), errors)
-
-    def _without_dendrites(self, left_errors: Tensor, left_activations: Tensor, errors: Tensor) -> Tensor:
-        explained = torch.einsum("rdc,cd->rc", left_activations, self._by_dendrites)
-        left = (left_errors - explained).to(errors.dtype)
+        by_dendrites = (inverse @ cross.unsqueeze(-1)).squeeze(-1)  # (C, D)
+        for e, row in enumerate(by_dendrites.T):
+            left.addcmul_(said[:, e], row, value=-1)
         rounding = _ROUNDING * torch.finfo(errors.dtype).eps * errors.abs().amax(0)
-        return torch.where(left.abs().amax(0) > rounding, left, 0.0)
-
-    def _joint(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> Tensor:
-        """E and the standardised a_e side by side for each group, shape (G, R, (1 + D) * C / G)."""
-        standard = [scale(activation) for scale, activation in zip(self._activations, activations, strict=True)]
-        joint = torch.stack([errors.double() - self._mean, *standard], 1)  # (R, 1 + D, C)
-        groups = inputs.shape[1]
-        return joint.reshape(len(joint), joint.shape[1], groups, -1).permute(2, 0, 1, 3).flatten(2)
-
-    def _without_inputs(self, inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> tuple[Tensor, Tensor]:
-        """What [1, x] leaves of E, shape (R, C), and of a_e, shape (R, D, C)."""
-        left = self._joint(inputs, activations, errors) - self.fit.explained(inputs, self._by_inputs)
-        split = left.unflatten(2, (1 + len(activations), -1)).permute(1, 2, 0, 3).flatten(2)
-        return split[:, 0], split[:, 1:]
-
-
-def _grouped(inputs: Tensor) -> Tensor:
-    """Inputs as (R, G, F)."""
-    return inputs.unsqueeze(1) if inputs.ndim == 2 else inputs
+        self.left = left.to(errors.dtype)
+        self.left = torch.where(self.left.abs().amax(0) > rounding, self.left, 0.0)
 
 
 class LinearFit:
@@ -227,11 +208,13 @@ class LinearFit:
         # Large products are taken in the inputs' own precision: double costs several times as much.
         large = inputs.numel() > _LARGE
         self._precision = inputs.dtype if large else torch.float64
-        self._standard = _Standard(inputs, self._precision)
-        self._inputs = inputs
-        self._kept = [self._standard(piece).transpose(0, 1) for piece in _pieces(inputs)]
-        self._refined = not ridge and self._precision == inputs.dtype
+        standard = _Standard(inputs, self._precision)
+        # What a single step leaves in weak directions goes by another.
+        self._steps = 2 if not ridge and self._precision == inputs.dtype else 1
         self._by_records = ridge and len(inputs) <= inputs.shape[2]
+        # In smaller pieces the sum of F x F products would take as long as they do.
+        rows = max(inputs.shape[2], _rows(inputs, _PIECE))
+        self._pieces = [standard(piece).transpose(0, 1) for piece in inputs.split(rows)]
         weak = _WEAK_DOUBLE if inputs.dtype == torch.float64 else _WEAK_LARGE if large else _WEAK
         products = self._products()
         if ridge:
@@ -247,30 +230,31 @@ class LinearFit:
     def _products(self) -> Tensor:
         """Of all pairs of records, shape (G, R, R), or of inputs, (G, F, F)."""
         if self._by_records:
-            x = torch.cat(self._kept, 1)
+            x = self._pieces[0]
             return (x @ x.mT).double()
-        groups, _, length = self._kept[0].shape
-        products = torch.zeros(groups, length, length, dtype=torch.float64, device=self._kept[0].device)
+        groups, _, length = self._pieces[0].shape
+        products = torch.zeros(groups, length, length, dtype=torch.float64, device=self._pieces[0].device)
         some = max(_COLUMNS, -(-length // 4))
-        for x in self._kept:  # one after the other: all of them would take memory
+        for x in self._pieces:  # one after the other: all of them would take memory
             for start in range(0, length, some):  # the products are symmetric
                 block = x[..., start : start + some].mT @ x[..., : start + some]
                 products[:, start : start + some, : start + some] += block
         return products.tril() + products.tril(-1).mT
 
-    def coefficients(self, inputs: Tensor, values: Tensor) -> Tensor:
-        """Those of values (G, R, K) by standardised inputs (R, G, F): shape (G, F, K)."""
-        found = self._solved(inputs, values)
-        if self._refined:  # what single precision leaves in weak directions goes by a second step
-            found += self._solved(inputs, values - self.explained(inputs, found))
-        return found
+    def take_out(self, values: Tensor) -> None:
+        """Remove from values (G, R, K) of mean 0 what the inputs say of them, in place."""
+        for _ in range(self._steps):
+            by = self._coefficients(values).to(self._precision)
+            for x, some in self._beside(values):
+                some -= x @ by
 
-    def _solved(self, inputs: Tensor, values: Tensor) -> Tensor:
+    def _coefficients(self, values: Tensor) -> Tensor:
+        """Those of values by standardised inputs, shape (G, F, K)."""
         if not self.ridge:
-            return torch.cholesky_solve(self._crossed(inputs, values), self._factor)
-        projected = self._directions.mT @ (values if self._by_records else self._crossed(inputs, values))
+            return torch.cholesky_solve(self._crossed(values), self._factor)
+        projected = self._directions.mT @ (values if self._by_records else self._crossed(values))
         found: Tensor = self._directions @ (projected / (self._variance + self._chosen_ridge(projected, values)))
-        return self._crossed(inputs, found) if self._by_records else found
+        return self._crossed(found) if self._by_records else found
 
     def _chosen_ridge(self, projected: Tensor, values: Tensor) -> Tensor:
         """That of each column, shape (G, 1, K)."""
@@ -290,26 +274,16 @@ class LinearFit:
         ridge: Tensor = self._ridges.gather(1, error.argmin(1)).unsqueeze(1)
         return ridge
 
-    def _crossed(self, inputs: Tensor, values: Tensor) -> Tensor:
+    def _crossed(self, values: Tensor) -> Tensor:
         """The products of all inputs with values (G, R, K): shape (G, F, K)."""
-        crossed = values.new_zeros(inputs.shape[1], inputs.shape[2], values.shape[2])
-        start = 0
-        for x in self._pieces(inputs):
-            crossed += x.mT @ values[:, start : start + x.shape[1]].to(x.dtype)
-            start += x.shape[1]
+        crossed = values.new_zeros(len(values), self._pieces[0].shape[2], values.shape[2])
+        for x, some in self._beside(values):
+            crossed += x.mT @ some.to(x.dtype)
         return crossed
 
-    def explained(self, inputs: Tensor, coefficients: Tensor) -> Tensor:
-        """What the inputs say of the values, shape (G, R, K)."""
-        by = coefficients.to(self._precision)
-        return torch.cat([(x @ by).double() for x in self._pieces(inputs)], 1)
-
-    def _pieces(self, inputs: Tensor) -> Iterator[Tensor]:
-        """Standardised inputs in pieces, each (G, some of the R, F). Those of the fit are asked for again and again."""
-        if inputs is self._inputs:
-            yield from self._kept
-        else:
-            yield from (self._standard(piece).transpose(0, 1) for piece in _pieces(inputs))
+    def _beside(self, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised inputs in pieces, each (G, some of the R, F), and those rows of values (G, R, K)."""
+        return zip(self._pieces, values.split(self._pieces[0].shape[1], 1), strict=True)
 
 
 def _factor(products: Tensor, weak: float) -> Tensor:
@@ -324,17 +298,18 @@ def _factor(products: Tensor, weak: float) -> Tensor:
     return factor
 
 
-def _pieces(values: Tensor) -> Sequence[Tensor]:
-    pieces: Sequence[Tensor] = values.split(max(1, _PIECE // max(1, values[0].numel())))
-    return pieces
+def _rows(values: Tensor, numbers: int) -> int:
+    """Of so many numbers."""
+    return max(1, numbers // max(1, values[0].numel()))
 
 
 def mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column, in double precision and in pieces: copies would take memory."""
     records = len(values)
-    mean = torch.stack([piece.sum(0, dtype=torch.float64) for piece in _pieces(values)]).sum(0) / records
+    pieces = values.split(_rows(values, _PIECE // 2))
+    mean = torch.stack([piece.sum(0, dtype=torch.float64) for piece in pieces]).sum(0) / records
     near = mean.to(values.dtype)  # differences of like numbers are exact enough in their own precision
-    squares = [(piece - near).double().square().sum(0) for piece in _pieces(values)]
+    squares = [(piece - near).double().square_().sum(0) for piece in pieces]
     variance = torch.stack(squares).sum(0) / records - (mean - near).square()
     return mean, variance.clamp(min=0.0).sqrt()
 
@@ -354,4 +329,4 @@ class _Standard:
         self._deviation = torch.where(varies, deviation, torch.inf).to(precision)
 
     def __call__(self, values: Tensor) -> Tensor:
-        return (values.to(self._mean.dtype) - self._mean) / self._deviation
+        return (values - self._mean).div_(self._deviation)

@@ -15,7 +15,7 @@ from pbp_search.dendrites.module import Dendrite, Dendritic
 from pbp_search.dendrites.objective import mean_and_deviation, rounding, signed_correlation
 from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.probe import precise
-from pbp_search.dendrites.record import Part
+from pbp_search.dendrites.record import BUDGET, Part
 from pbp_search.dendrites.spec import FUNCTIONS
 from pbp_search.dendrites.starts import Directions
 
@@ -28,11 +28,14 @@ _STEPS = 8
 """Steps an epoch; fewer than two batches of records are taken whole each time."""
 _NARROW = 64
 """The number of inputs up to which the learning rate is taken as it is."""
-_OUTPUTS = 2**21
-"""Numbers that all candidates may say in a step: with very many, a step takes fewer records."""
+_NUMBERS = 2**21
+"""How many are worked on at once: with very many candidates, a step takes fewer records."""
+_SHARE = 256
+"""... and the bytes of the budget for each: the work on one takes a quarter of them, about."""
 _FEWEST = 256
 _GAINS = (0.5, 1.0, 2.0)
 _BIASES = (-3.0, 0.0, 3.0)
+EVERY = slice(None)
 _BENT = 4
 """Batches that gains and biases are chosen by."""
 
@@ -46,9 +49,10 @@ class PatchPart:
         seen: What dendrites see: the same, or another tensor.
         activations: The accepted dendrites', each (R, C).
         errors: E, shape (R, C).
+        numbers: How many may be worked on at once.
     """
 
-    def __init__(self, module: Dendritic, part: Part) -> None:
+    def __init__(self, module: Dendritic, part: Part, budget: int = BUDGET) -> None:
         assert part.inputs is not None
         own, view = Patches.of(module.module), Patches.of(module.base())
         self.samples = len(part.errors)
@@ -56,9 +60,11 @@ class PatchPart:
         self.seen = self.inputs if part.seen is None else part.seen.reshape(-1, view.groups, view.length)
         self.errors = part.errors.reshape(-1, module.channels)
         self.activations = _activations(module, view, self.seen)
-        outputs = 2 * module.spec.pool * module.channels
-        batch = min(len(self.errors) // 4, max(_BATCH, _CHEAP // outputs), _OUTPUTS // outputs)
-        self.batch = max(_FEWEST, batch)
+        self.numbers = min(_NUMBERS, budget // _SHARE)
+        said = 2 * module.spec.pool * module.channels
+        most = min(len(self.errors) // 4, max(_BATCH, _CHEAP // said), self.numbers // said)
+        self.batch = max(_FEWEST, most)
+        self.piece = max(1, min(self.batch, self.numbers // said))
 
     def first(self, batches: int) -> Tensor:
         """The rows of some batches to begin with. They are in no order."""
@@ -67,7 +73,7 @@ class PatchPart:
     def pieces(self) -> Sequence[Tensor]:
         """All rows, some at once."""
         rows = torch.arange(len(self.errors), device=self.errors.device)
-        pieces: Sequence[Tensor] = rows.split(self.batch)
+        pieces: Sequence[Tensor] = rows.split(self.piece)
         return pieces
 
     def batches(self, generator: torch.Generator) -> Iterator[Tensor | None]:
@@ -133,7 +139,7 @@ class PatchPool(nn.Module):
         """
         kinds, wanted = errors.shape[1], module.spec.pool
         pool = cls(module, part, kinds * wanted)
-        directions = Directions(part.seen, *pool.standard, errors)
+        directions = Directions(part.seen, *pool.standard, errors, part.numbers)
         weight = pool.weight.mul_(pool.factor).unflatten(0, (kinds, wanted))
         if pool.index is None:
             found = directions.leading(wanted)
@@ -154,13 +160,13 @@ class PatchPool(nn.Module):
         rows = part.first(_BENT).split(part.batch)
         if self.bias is not None:
             self.bias.zero_()
-        known = [(self.sums(part, some), errors[some].repeat_interleave(self.module[0].spec.pool, 1)) for some in rows]
         choices = list(product(_GAINS, _BIASES if self.bias is not None else (0.0,)))
-        scores = [
-            torch.stack([signed_correlation(self.nonlinearity(gain * z + bias), e) for z, e in known]).sum(0).abs()
-            for gain, bias in choices
-        ]
-        gains, biases = self.weight.new_tensor(choices)[torch.stack(scores).argmax(0)].unbind(-1)
+        scores = self.weight.new_zeros(len(choices), *self.weight.shape[:2])
+        for some, batch in product(self.turns(part), rows):
+            z, e = self.sums(part, batch, some), for_candidates(errors[batch], self.module[0].spec.pool, some)
+            for score, (gain, bias) in zip(scores, choices, strict=True):
+                score[some] += signed_correlation(self.nonlinearity(gain * z + bias), e)
+        gains, biases = self.weight.new_tensor(choices)[scores.abs().argmax(0)].unbind(-1)
         self.weight.mul_(gains.unsqueeze(2))
         if self.bias is not None:
             self.bias.copy_(biases)
@@ -168,10 +174,11 @@ class PatchPool(nn.Module):
     def _standard(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of each input, and the inverse of its deviation; 0 for constant ones. Shapes (G, F).
 
-        Inputs that are nearly always the same would dwarf all others where they are not: none gets beyond 10.
+        Inputs that are nearly always the same would dwarf all others where they are not: none gets beyond 10. Those that
+        vary so little that products with the inverse might overflow count as constant.
         """
         mean, deviation = mean_and_deviation(inputs)
-        varies = deviation > rounding(inputs, inputs.dtype)
+        varies = deviation > rounding(inputs, inputs.dtype).clamp(min=torch.finfo(inputs.dtype).tiny * 2**40)
         if self.bias is None:
             # Nothing takes up the mean, so inputs stay where they are: their scale is then that of their squares.
             mean, deviation = torch.zeros_like(mean), (mean.square() + deviation.square()).sqrt()
@@ -199,24 +206,31 @@ class PatchPool(nn.Module):
         self.weight = nn.Parameter(weight.gather(2, self.index))
         self.mean, self.scale = (value.expand_as(weight).gather(2, self.index) for value in (self.mean, self.scale))
 
-    def raw(self) -> tuple[Tensor, Tensor | None]:
+    def turns(self, part: PatchPart) -> list[slice]:
+        """Candidates that learn at a time: they do not depend on each other."""
+        rows = min(len(part.errors), 2 * part.batch)
+        size = max(1, 2 * part.numbers // (rows * self.weight.shape[1]))
+        return [slice(start, start + size) for start in range(0, len(self.weight), size)]
+
+    def raw(self, some: slice = EVERY) -> tuple[Tensor, Tensor | None]:
         """Weights and biases by the inputs as they are."""
-        weight = self.weight * (self.factor * self.scale)
-        return weight, None if self.bias is None else self.bias - (weight * self.mean).sum(-1)
+        scale, mean = (value if self.index is None else value[some] for value in (self.scale, self.mean))
+        weight = self.weight[some] * (self.factor * scale)
+        return weight, None if self.bias is None else self.bias[some] - (weight * mean).sum(-1)
 
-    def outputs(self, part: PatchPart, rows: Tensor | None = None) -> Tensor:
-        """V, shape (R, P, C)."""
-        return self.nonlinearity(self.sums(part, rows))
+    def outputs(self, part: PatchPart, rows: Tensor | None = None, some: slice = EVERY) -> Tensor:
+        """V of some candidates, shape (R, P, C)."""
+        return self.nonlinearity(self.sums(part, rows, some))
 
-    def sums(self, part: PatchPart, rows: Tensor | None = None) -> Tensor:
+    def sums(self, part: PatchPart, rows: Tensor | None = None, some: slice = EVERY) -> Tensor:
         """What the nonlinearity is taken of, shape (R, P, C)."""
         inputs = part.seen if rows is None else part.seen[rows]
-        weight, bias = self.raw()
-        z = _product(inputs, weight if self.index is None else _dense(self.index, weight, self.view.length))
+        weight, bias = self.raw(some)
+        z = _product(inputs, weight if self.index is None else _dense(self.index[some], weight, self.view.length))
         if bias is not None:
             z = z + bias
         for e, activation in enumerate(part.activations):
-            z = z + self.incoming[:, e] * (activation if rows is None else activation[rows]).unsqueeze(1)
+            z = z + self.incoming[some, e] * (activation if rows is None else activation[rows]).unsqueeze(1)
         return z
 
     def choice(self, scores: Tensor) -> Tensor:
@@ -241,6 +255,14 @@ class PatchPool(nn.Module):
                 dendrite.module.get_parameter("bias").copy_(biases[choice, channels])
             dendrite.incoming.copy_(self.incoming[choice, :, channels].T)
         return dendrites
+
+
+def for_candidates(errors: Tensor, candidates: int, some: slice = EVERY) -> Tensor:
+    """Errors (R, K, C) beside the outputs of some of the candidates of every kind, (R, some, C)."""
+    if candidates == 1:
+        return errors[:, some]
+    kinds = torch.arange(candidates * errors.shape[1], device=errors.device) // candidates
+    return errors[:, kinds[some]]
 
 
 def identity(z: Tensor) -> Tensor:

@@ -47,12 +47,17 @@ def row_bytes(module: Dendritic) -> int:
     return module.outgoing.element_size() * (view.groups * view.length + seen + view.channels)
 
 
-def work_bytes(module: Dendritic) -> int:
-    """Bytes that the work on a row takes beside it, about: standardised inputs, and errors of both kinds and what the
-    accepted dendrites say, some times in double precision."""
-    view = Patches.of(module.module)
-    held_out = 8 * module.spec.pool * view.channels  # a quarter of the rows, by candidates of both kinds of errors
-    return 4 * view.groups * view.length + 8 * 6 * view.channels * (2 + len(module.dendrites)) + held_out
+def work_bytes(module: Dendritic, rows: int) -> int:
+    """Bytes that the work on so many rows takes beside them, about.
+
+    Standardised inputs; errors of both kinds and what the accepted dendrites say, some of them in double precision; the
+    products of all inputs or of all rows, and what decomposes them; the candidates, and what their optimiser knows.
+    """
+    view, base = Patches.of(module.module), Patches.of(module.base())
+    a_row = 4 * view.groups * view.length + 32 * view.channels * (1 + len(module.dendrites))
+    products = 28 * view.groups * min(rows, view.length) ** 2
+    candidates = 40 * 2 * module.spec.pool * view.channels * base.length
+    return rows * a_row + products + candidates
 
 
 class _Caught:

@@ -8,6 +8,7 @@ Positions are drawn before anything is unfolded and rows go where they will stay
 """
 
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -30,18 +31,15 @@ Loss = Callable[[Any, Any], Tensor]
 """Outputs (whatever the network returns) and targets of N samples to N losses, shape (N,)."""
 
 BUDGET = 2**30
-"""Bytes that the dendrite phase may take: the records of all modules, and the work on one of them at a time.
-
-On top of that come some copies of a layer's F x F products of inputs, in double precision.
-"""
+"""Bytes that the dendrite phase may take: the records of all modules, and the work on one of them at a time."""
 ROWS = 2**15
 """Rows (samples x positions) of a module that are enough to learn one generation of dendrites from."""
 HELD_OUT = 0.25
 """The share of the rows on which candidates are stopped, chosen and scored."""
 
-_RECORDS = 0.5  # the share of the budget that all records may take
-_WORK = 0.5  # ... and that the work on one of them may take
-_CALLS = 0.125  # ... and the record of a module without patches, whose work is not known
+_FIRST = 16 * 2**20
+"""Bytes that libraries and the allocator take beside that, about; of a small budget a quarter."""
+_CALLS = 0.125  # the share of the budget that may take the record of a module without patches, whose work is not known
 _ACTIVATIONS = 1 / 16  # ... and that a pass through the network may take, about
 _SAVED = 3  # activations that autograd keeps for each neuron, about
 _PASSED = 512  # samples a pass at most
@@ -55,10 +53,12 @@ class Record:
     Attributes:
         training: The samples that candidates are trained on.
         held_out: Other samples, on which they are stopped, chosen and scored.
+        budget: Bytes that the dendrite phase may take.
     """
 
     training: Part
     held_out: Part
+    budget: int = BUDGET
 
 
 def record(
@@ -126,7 +126,8 @@ def record(
                 break
     if not (training.passed and held.passed):
         raise InputError("Records need at least 2 batches, one to train on and one to hold out: pass smaller batches.")
-    return {one.name: Record(one.part(), other.part()) for one, other in zip(training.probes, held.probes, strict=True)}
+    probes = zip(training.probes, held.probes, strict=True)
+    return {one.name: Record(one.part(), other.part(), budget) for one, other in probes}
 
 
 def _pair(batch: Any) -> tuple[Any, Any]:
@@ -152,17 +153,32 @@ def _count(batches: Iterable[tuple[Any, Any]]) -> int:
 
 def _shares(modules: Mapping[str, Dendritic], budget: int, rows: int) -> dict[str, int]:
     """Bytes for the record of each module: what one does not need is left to the others."""
+    budget -= min(_FIRST, budget // 4)
+    work = _work(modules, budget, rows)
     wanted = {
-        name: int(min(rows, _WORK * budget / work_bytes(module)) * row_bytes(module))
+        name: _affordable_rows(module, work, rows) * row_bytes(module)
         if Patches.fit(module.module)
         else int(_CALLS * budget / (2 * module.spec.pool))  # each candidate runs on all of it
         for name, module in modules.items()
     }
-    left, shares = int(_RECORDS * budget), dict[str, int]()
+    left, shares = budget - work, dict[str, int]()
     for index, name in enumerate(sorted(wanted, key=wanted.__getitem__)):
         shares[name] = min(wanted[name], left // (len(wanted) - index))
         left -= shares[name]
     return shares
+
+
+def _work(modules: Mapping[str, Dendritic], budget: int, rows: int) -> int:
+    """Bytes for the work on a module: half of what is left beside what the largest takes for any number of rows."""
+    layers = [module for module in modules.values() if Patches.fit(module.module)]
+    needed = [work_bytes(layer, min(rows, Patches.of(layer.module).length)) for layer in layers]
+    return (budget + min(max(needed, default=0), budget // 2)) // 2
+
+
+def _affordable_rows(module: Dendritic, room: int, rows: int) -> int:
+    """The most rows that the work on takes no more than some room, by bisection."""
+    room = max(room, room // 4 + work_bytes(module, 0))  # however large candidates are, they have to learn of some
+    return 1 + bisect_right(range(rows - 1), room, key=lambda more: work_bytes(module, more + 2))
 
 
 @contextmanager

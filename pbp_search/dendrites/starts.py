@@ -17,10 +17,9 @@ _COMPONENTS = 32
 _MOMENTS = 2**20
 """Numbers that the matrices of all neurons may have: with many neurons there are fewer components."""
 _SAMPLE = 4096
-_SAMPLE_NUMBERS = 2**21
-"""Records that components are taken from, and how many numbers these may have."""
-_PRODUCTS = 2**20
-"""Numbers of components at once."""
+"""Records that components are taken from."""
+_NUMBERS = 2**21
+"""How many are worked on at once."""
 _ERRORS = 2**24
 """Errors that the matrices are taken from."""
 _WEAK = 1e-6
@@ -35,24 +34,25 @@ class Directions:
         mean: Of x, shape (G, F).
         scale: What (x - mean) is multiplied by to have deviation 1, shape (G, F).
         errors: E, shape (R, K, C), of K kinds.
+        numbers: How many may be worked on at once.
 
     Attributes:
         loadings: What the components z make of standardised inputs: those are about ``loadings @ z``. Shape (G, F, k).
         moments: E[e z z'], shape (K, G, C / G, k, k).
     """
 
-    def __init__(self, inputs: Tensor, mean: Tensor, scale: Tensor, errors: Tensor) -> None:
+    def __init__(self, inputs: Tensor, mean: Tensor, scale: Tensor, errors: Tensor, numbers: int = _NUMBERS) -> None:
         records, groups, length = inputs.shape
-        some = max(1, min(records, _SAMPLE, _SAMPLE_NUMBERS // (groups * length)))
-        standard = ((inputs[:some] - mean) * scale).transpose(0, 1)
-        most = min(_COMPONENTS, length, some, isqrt(_MOMENTS // errors[0].numel()) or 1)
+        some = max(1, min(records, _SAMPLE, numbers // (groups * length)))
+        standard = (inputs[:some] - mean).mul_(scale).transpose(0, 1)
+        most = min(_COMPONENTS, length, some, isqrt(min(_MOMENTS, numbers // 2) // errors[0].numel()) or 1)
         _, deviation, axes = torch.pca_lowrank(standard, most, center=False)
         deviation = deviation / some**0.5
         strong = deviation > _WEAK**0.5 * deviation[:, :1]
         whitening = axes * torch.where(strong, 1 / deviation, 0.0).unsqueeze(1) * scale.unsqueeze(2)
         self.loadings = axes * torch.where(strong, deviation, 0.0).unsqueeze(1)
         rows = max(1, min(records, _ERRORS // errors[0].numel()))
-        self.moments = _moments(inputs[:rows], mean, whitening, errors[:rows])
+        self.moments = _moments(inputs[:rows], mean, whitening, errors[:rows], numbers // 2)
 
     def leading(self, most: int, index: Tensor | None = None) -> Tensor:
         """The leading directions of each neuron by standardised inputs, along which their deviation is about 1.
@@ -79,20 +79,20 @@ class Directions:
         return weights.flatten(1, 2).permute(0, 3, 1, 2)
 
 
-def _moments(inputs: Tensor, mean: Tensor, whitening: Tensor, errors: Tensor) -> Tensor:
+def _moments(inputs: Tensor, mean: Tensor, whitening: Tensor, errors: Tensor, numbers: int) -> Tensor:
     """E[e z z'] of the components z = (x - mean) @ whitening, shape (K, G, C / G, k, k)."""
     records, kinds, channels = errors.shape
     groups, _, most = whitening.shape
     shift = torch.einsum("gf,gfk->gk", mean, whitening).unsqueeze(2)
-    errors = errors - errors.mean(0)
+    centre = errors.mean(0)
     moments = errors.new_zeros(groups, most, most, kinds * channels // groups)
-    size = max(1, _PRODUCTS // (groups * most))
+    size = max(1, numbers // (groups * most))
     for x, e in zip(inputs.split(size), errors.split(size), strict=True):
         z = torch.einsum("rgf,gfk->gkr", x, whitening) - shift
-        e = e.unflatten(2, (groups, -1)).permute(2, 0, 1, 3).flatten(2)  # (G, r, K * C / G)
+        e = (e - centre).unflatten(2, (groups, -1)).permute(2, 0, 1, 3).flatten(2)  # (G, r, K * C / G)
         for one in range(most):
             moments[:, one, one:] += (z[:, one : one + 1] * z[:, one:]) @ e
-    moments = moments.permute(0, 3, 1, 2) / records
-    moments = moments + moments.triu(1).mT
+    moments = moments.div_(records).permute(0, 3, 1, 2)
+    moments += moments.triu(1).mT
     split: Tensor = moments.unflatten(1, (kinds, -1))
     return split.transpose(0, 1)

@@ -94,6 +94,16 @@ def test_without_a_bias_inputs_with_an_offset_do_not_kill_candidates(offset: flo
     assert growth.score > 0.0
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e-36, 1e-30, 1e-20, 1e10])
+def test_inputs_of_any_scale_are_learned_from_or_count_as_constant(scale: float) -> None:
+    x = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
+    module = Dendritic(nn.Linear(3, 1), DendriteSpec())
+    (dendrite,), growth = train(module, parted(scale * x, x[:, :1] * x[:, 1:2]))
+    assert all(bool(value.isfinite().all()) for value in dendrite.state_dict().values())
+    if scale >= 1e-20:
+        assert growth.score > 0.3  # a tanh is not much like a square
+
+
 def test_frames_of_one_sample_are_not_held_out_apart() -> None:
     class Frames(nn.Module):
         def __init__(self) -> None:
