@@ -20,7 +20,8 @@ from form import Figure, figure, show
 from processes import stages
 from torch import nn
 
-from pbp_search.dendrites import attach, grow, record
+from pbp_search.dendrites import DendriteSpec, attach, grow, record
+from pbp_search.dendrites.module import Dendritic
 from pbp_search.tasks.digits import DigitsMLP
 from pbp_search.training import Fixed, Split, Stopper
 
@@ -30,25 +31,42 @@ _NETWORKS = {
     "mlp": "Fashion-MNIST MLP 784-64-64-10",
     "cnn": "Fashion-MNIST CNN",
     "maps": "Conv2d 16-32-32 on 32x32",
+    "sequences": "LSTM of 32 on 28 steps of 28",
+    "wide": "MLP 64-512-10, pool of 8",
 }
+_IMAGES = ("mlp", "cnn")
+
+
+class _Last(nn.Module):
+    def forward(self, outputs: tuple[torch.Tensor, object]) -> torch.Tensor:
+        return outputs[0][:, -1]
 
 
 def _problem(network: str, samples: int) -> tuple[nn.Module, Split]:
+    if network in _IMAGES:
+        images = training_part()
+        assert images is not None
+        model = perceptron(784, 64, 64, 10) if network == "mlp" else image_network()
+        return model, Split(images.inputs[:samples].clone(), images.targets[:samples].clone())
     if network == "maps":
         layers = [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()]
-        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)]
-        count = min(samples, 4096)
-        return nn.Sequential(*layers, *head), Split(torch.randn(count, 16, 32, 32), torch.randint(10, (count,)))
-    images = training_part()
-    assert images is not None
-    model = perceptron(784, 64, 64, 10) if network == "mlp" else image_network()
-    return model, Split(images.inputs[:samples].clone(), images.targets[:samples].clone())
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        shape = (min(samples, 4096), 16, 32, 32)
+    elif network == "sequences":
+        model, shape = nn.Sequential(nn.LSTM(28, 32, batch_first=True), _Last(), nn.Linear(32, 10)), (samples, 28, 28)
+    else:
+        model, shape = perceptron(64, 512, 10), (samples, 64)
+    return model, Split(torch.randn(shape), torch.randint(10, shape[:1]))
+
+
+def _attached(network: str, model: nn.Module) -> dict[str, Dendritic]:
+    return attach(model, DendriteSpec(pool=8 if network == "wide" else 1))
 
 
 def passes(network: str, samples: int) -> Iterator[tuple[str, None]]:
     """All samples forward and backward in evaluation mode."""
     model, split = _problem(network, samples)
-    attach(model)
+    _attached(network, model)
     yield "start", None
     error_passes(model, DigitsMLP().loss, split.inputs, split.targets, _BATCH)
     yield "passes", None
@@ -57,7 +75,7 @@ def passes(network: str, samples: int) -> Iterator[tuple[str, None]]:
 def recording(network: str, samples: int, budget: int) -> Iterator[tuple[str, int]]:
     """The same with records, and a generation of every module; yields the records' size."""
     model, split = _problem(network, samples)
-    modules = attach(model)
+    modules = _attached(network, model)
     yield "start", 0
     batches = list(zip(split.inputs.split(_BATCH), split.targets.split(_BATCH), strict=True))
     records = record(model, DigitsMLP().loss, batches, budget=budget, rows=sys.maxsize)
@@ -79,7 +97,7 @@ def main(quick: bool, json_file: Path | None) -> None:
     networks = list(_NETWORKS)
     if training_part() is None:
         click.echo("No Fashion-MNIST: PBP_SEARCH_DATA names no folder with fashion_mnist.", err=True)
-        networks = ["maps"]
+        networks = [name for name in networks if name not in _IMAGES]
     figures: list[Figure] = []
     for network in networks:
         samples = 4096 if quick else 60_000

@@ -30,8 +30,8 @@ _NARROW = 64
 """The number of inputs up to which the learning rate is taken as it is."""
 _NUMBERS = 2**21
 """How many are worked on at once: with very many candidates, a step takes fewer records."""
-_SHARE = 256
-"""... and the bytes of the budget for each: the work on one takes a quarter of them, about."""
+_SHARE = 512
+"""... and the bytes of the budget for each: the work on one takes an eighth of them, about."""
 _FEWEST = 256
 _GAINS = (0.5, 1.0, 2.0)
 _BIASES = (-3.0, 0.0, 3.0)

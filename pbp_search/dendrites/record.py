@@ -11,7 +11,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class Record:
 
     training: Part
     held_out: Part
-    budget: int = BUDGET
+    budget: int = field(default=BUDGET, kw_only=True)
 
 
 def record(
@@ -127,7 +127,7 @@ def record(
     if not (training.passed and held.passed):
         raise InputError("Records need at least 2 batches, one to train on and one to hold out: pass smaller batches.")
     probes = zip(training.probes, held.probes, strict=True)
-    return {one.name: Record(one.part(), other.part(), budget) for one, other in probes}
+    return {one.name: Record(one.part(), other.part(), budget=budget) for one, other in probes}
 
 
 def _pair(batch: Any) -> tuple[Any, Any]:

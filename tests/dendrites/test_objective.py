@@ -171,15 +171,12 @@ def design(inputs: Tensor, activations: Sequence[Tensor], channel: int) -> np.nd
     return torch.cat([column.double() for column in columns], 1).numpy()
 
 
-def least_squares_residual(
-    fitted: tuple[Tensor, Sequence[Tensor], Tensor], applied: tuple[Tensor, Sequence[Tensor], Tensor]
-) -> np.ndarray:
-    """Channel by channel: coefficients from the first records, what they leave of the second ones."""
-    left = np.empty(applied[2].shape)
+def least_squares_residual(inputs: Tensor, activations: Sequence[Tensor], errors: Tensor) -> np.ndarray:
+    """Channel by channel."""
+    left = np.empty(errors.shape)
     for i in range(left.shape[1]):
-        errors = fitted[2][:, i].double().numpy()
-        coefficients = np.linalg.lstsq(design(fitted[0], fitted[1], i), errors, rcond=1e-9)[0]
-        left[:, i] = applied[2][:, i].double().numpy() - design(applied[0], applied[1], i) @ coefficients
+        known, column = design(inputs, activations, i), errors[:, i].double().numpy()
+        left[:, i] = column - known @ np.linalg.lstsq(known, column, rcond=1e-9)[0]
     return left
 
 
@@ -202,22 +199,18 @@ def parts(
 @pytest.mark.parametrize("generations", range(4))
 @pytest.mark.parametrize("inputs", [1, 5, 20])
 def test_the_residual_is_that_of_least_squares(inputs: int, generations: int) -> None:
-    train, held_out = parts(80, inputs, generations), parts(30, inputs, generations, seed=7)
-    projection = Projection(*train)
-    for part in (train, held_out):
-        expected = least_squares_residual(train, part)
-        np.testing.assert_allclose(projection.residual(*part).numpy(), expected, rtol=0, atol=1e-10)
-    for i in range(3):  # nothing that the neuron can use is left
-        np.testing.assert_allclose(
-            design(train[0], train[1], i).T @ projection.residual(*train)[:, i].numpy(), 0, atol=1e-9
-        )
+    for part in (parts(80, inputs, generations), parts(60, inputs, generations, seed=7)):
+        left = Projection(*part).left.numpy()
+        np.testing.assert_allclose(left, least_squares_residual(*part), rtol=0, atol=1e-10)
+        for i in range(3):  # nothing that the neuron can use is left
+            np.testing.assert_allclose(design(part[0], part[1], i).T @ left[:, i], 0, atol=1e-9)
 
 
 def test_single_precision_errors_are_projected_in_double_precision() -> None:
     train = parts(80, 5, 2, dtype=torch.float32)
-    left = Projection(*train).residual(*train)
+    left = Projection(*train).left
     assert left.dtype == torch.float32
-    np.testing.assert_allclose(left.numpy(), least_squares_residual(train, train), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(left.numpy(), least_squares_residual(*train), rtol=0, atol=1e-6)
 
 
 def constant_column(x: Tensor) -> Tensor:
@@ -235,48 +228,36 @@ def test_inputs_that_say_nothing_new_change_nothing(
     deficient: Callable[[Tensor], Tensor], generations: int, dtype: torch.dtype
 ) -> None:
     train, held_out = parts(80, 4, generations, dtype=dtype), parts(30, 4, generations, seed=7, dtype=dtype)
-    plain = Projection(*train)
-    projection = Projection(deficient(train[0]), *train[1:])
     tolerance = 1e-5 if dtype == torch.float32 else 1e-8
     for part in (train, held_out):
-        left = projection.residual(deficient(part[0]), *part[1:])
-        torch.testing.assert_close(left, plain.residual(*part), rtol=0, atol=tolerance)
+        left = Projection(deficient(part[0]), *part[1:]).left
+        torch.testing.assert_close(left, Projection(*part).left, rtol=0, atol=tolerance)
 
 
 def test_a_generation_that_says_the_same_as_another_changes_nothing() -> None:
-    (x, (first,), errors), (held_x, (held_first,), held_errors) = parts(80, 4, 1), parts(30, 4, 1, seed=7)
-    plain, doubled = Projection(x, [first], errors), Projection(x, [first, -2 * first], errors)
-    torch.testing.assert_close(
-        doubled.residual(held_x, [held_first, -2 * held_first], held_errors),
-        plain.residual(held_x, [held_first], held_errors),
-        rtol=0,
-        atol=1e-8,
-    )
+    for x, (first,), errors in (parts(80, 4, 1), parts(30, 4, 1, seed=7)):
+        plain, doubled = Projection(x, [first], errors), Projection(x, [first, -2 * first], errors)
+        torch.testing.assert_close(doubled.left, plain.left, rtol=0, atol=1e-8)
 
 
-def test_a_dendrite_that_is_linear_on_the_training_records_is_not_blown_up() -> None:
-    # A relu that only bends for a held-out record: its coefficient cannot be known from the training records.
-    x, held_out = random(300, 3, dtype=torch.float32), random(100, 3, seed=1, dtype=torch.float32)
-    held_out[0, 0] = -9
+def test_of_a_dendrite_that_is_linear_on_the_records_the_rounding_is_not_blown_up() -> None:
+    x = random(300, 3, dtype=torch.float32)
 
     def dendrite(inputs: Tensor) -> Tensor:
         return torch.relu(inputs @ torch.tensor([[0.5], [0.2], [0.1]]) + 3)
 
     assert dendrite(x).min() > 0
-    assert dendrite(held_out).min() == 0
-    errors, held_errors = torch.sin(3 * x[:, :1]), torch.sin(3 * held_out[:, :1])
-    without = Projection(x, [], errors).residual(held_out, [], held_errors)
-    left = Projection(x, [dendrite(x)], errors).residual(held_out, [dendrite(held_out)], held_errors)
-    assert left.abs().max() < 2 * without.abs().max()
-    torch.testing.assert_close(left[1:], without[1:], rtol=0, atol=1e-3)
+    errors = torch.sin(3 * x[:, :1])
+    left, without = Projection(x, [dendrite(x)], errors).left, Projection(x, [], errors).left
+    torch.testing.assert_close(left, without, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_the_residual_does_not_depend_on_the_scale_of_the_inputs(scale: float) -> None:
     x, activations, errors = parts(80, 4, 2)
     scales = torch.tensor([1.0, scale, 1.0, scale], dtype=torch.float64)
-    left = Projection(x * scales, activations, errors).residual(x * scales, activations, errors)
-    expected = Projection(x, activations, errors).residual(x, activations, errors)
+    left = Projection(x * scales, activations, errors).left
+    expected = Projection(x, activations, errors).left
     torch.testing.assert_close(left, expected, rtol=0, atol=1e-9)
 
 
@@ -293,10 +274,8 @@ def test_errors_that_the_neuron_explains_already_leave_exactly_nothing(
             errors = errors + (d + 0.5) * activation
         return x, activations, errors * scale
 
-    train, held_out = explained(0), explained(7)
-    projection = Projection(*train)
-    for part in (train, held_out):
-        left = projection.residual(*part)
+    for part in (explained(0), explained(7)):
+        left = Projection(*part).left
         assert torch.equal(left, torch.zeros_like(left))
         score, gradient = score_and_gradient(random(90, 3, seed=3, dtype=dtype), left)
         assert score.tolist() == [0, 0, 0]
@@ -307,15 +286,16 @@ def test_errors_that_the_neuron_explains_already_leave_exactly_nothing(
 def test_constant_inputs_leave_the_error_without_its_mean(dtype: torch.dtype) -> None:
     for records in (4, 40):
         x, errors = torch.full((records, 6), 0.3, dtype=dtype), random(records, 2, dtype=dtype)
-        left = Projection(x, [], errors).residual(x, [], errors)
+        left = Projection(x, [], errors).left
         torch.testing.assert_close(left, errors - errors.mean(0), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("records", "inputs"), [(10, 10), (10, 11), (12, 40), (30, 20)])
-def test_with_few_records_the_ridge_is_that_of_the_least_cross_validation_error(records: int, inputs: int) -> None:
-    x, _, errors = parts(records, inputs, 0)
-    held_x, _, held_errors = parts(25, inputs, 0, seed=7)
-    projection = Projection(x, [], errors)
+@pytest.mark.parametrize("seed", [0, 7])
+def test_with_few_records_the_ridge_is_that_of_the_least_cross_validation_error(
+    records: int, inputs: int, seed: int
+) -> None:
+    x, _, errors = parts(records, inputs, 0, seed=seed)
     # In its primal form, one strength after the other, with the hat matrix's own trace.
     mean, deviation = x.numpy().mean(0), x.numpy().std(0)
     scaled, centred = (x.numpy() - mean) / deviation, errors.numpy() - errors.numpy().mean(0)
@@ -330,38 +310,26 @@ def test_with_few_records_the_ridge_is_that_of_the_least_cross_validation_error(
             if freedom > 0.01 * records and rss / freedom**2 < best[channel][0]:
                 best[channel] = rss / freedom**2, coefficients
     chosen = np.stack([coefficients for _, coefficients in best], 1)
-    for part_x, part_errors in ((x, errors), (held_x, held_errors)):
-        expected = part_errors.numpy() - errors.numpy().mean(0) - (part_x.numpy() - mean) / deviation @ chosen
-        left = projection.residual(part_x, [], part_errors)
-        np.testing.assert_allclose(left.numpy(), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(Projection(x, [], errors).left.numpy(), centred - scaled @ chosen, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("records", [75, 105, 129, 132, 300])
-def test_errors_that_are_linear_in_the_inputs_leave_little_for_other_records_too(records: int) -> None:
-    weight = random(64, 8, seed=3)
-    x, held_x = random(records, 64), random(500, 64, seed=1)
-    projection = Projection(x, [], x @ weight)
-    left = projection.residual(held_x, [], held_x @ weight)
-    assert left.var() < 1e-6 * (held_x @ weight).var()
+def test_errors_that_are_linear_in_the_inputs_leave_little_with_a_ridge_too(records: int) -> None:
+    x, weight = random(records, 64), random(64, 8, seed=3)
+    assert Projection(x, [], x @ weight).left.var() < 1e-6 * (x @ weight).var()
 
 
 def test_a_column_that_is_constant_but_for_rounding_counts_as_constant() -> None:
-    x = random(800, 3)
+    x, errors = random(800, 3), random(800, 2, seed=2)
     x[:, 1] = 0.1  # its mean over 800 records rounds
-    errors = random(800, 2, seed=2)
-    projection = Projection(x, [], errors)
-    without = Projection(x[:, [0, 2]], [], errors)
-    held_x, held_errors = random(20, 3, seed=4), random(20, 2, seed=5)
-    torch.testing.assert_close(
-        projection.residual(held_x, [], held_errors), without.residual(held_x[:, [0, 2]], [], held_errors)
-    )
+    torch.testing.assert_close(Projection(x, [], errors).left, Projection(x[:, [0, 2]], [], errors).left)
 
 
 def test_what_two_nearly_equal_inputs_differ_in_is_linear_too() -> None:
     x = random(200, 2)
     difference = x[:, 1:].clone()
     x[:, 1] = x[:, 0] + 1e-5 * x[:, 1]
-    assert Projection(x, [], difference).residual(x, [], difference).var() < 1e-3
+    assert Projection(x, [], difference).left.var() < 1e-3
 
 
 @pytest.mark.parametrize("generations", [0, 1, 3])
@@ -369,17 +337,19 @@ def test_what_two_nearly_equal_inputs_differ_in_is_linear_too() -> None:
 def test_some_of_the_error_is_left_for_any_number_of_records(inputs: int, generations: int) -> None:
     for records in range(max(3, inputs - 1), inputs + generations + 6):
         train = parts(records, inputs, generations)
-        left = Projection(*train).residual(*train)
+        left = Projection(*train).left
         assert torch.isfinite(left).all()
         assert left.abs().amax(0).min() > 1e-4, f"{records} records"
 
 
-def test_the_residual_of_one_part_does_not_change_the_fit() -> None:
-    train, held_out = parts(80, 4, 2), parts(30, 4, 2, seed=7)
-    projection = Projection(*train)
-    first = projection.residual(*train)
-    projection.residual(*held_out)
-    assert_same_bits(projection.residual(*train), first)
+def test_the_fit_of_other_errors_is_not_changed_by_them_and_gives_the_same_bits() -> None:
+    x, activations, errors = parts(80, 4, 2)
+    first = Projection(x, activations, errors)
+    kept, others = errors.clone(), errors.flip(0)
+    other = Projection(x, activations, others, first.fit)
+    assert_same_bits(other.left, Projection(x, activations, others).left)
+    assert_same_bits(Projection(x, activations, errors, first.fit).left, first.left)
+    assert_same_bits(errors, kept)
 
 
 @pytest.mark.parametrize("offset", [0.0, 10.0])
@@ -388,5 +358,4 @@ def test_weak_directions_of_large_inputs_are_taken_out_too(offset: float) -> Non
     weak = x[:, 1:2].clone()
     x[:, 1:2] = x[:, :1] + 3e-3 * weak
     x += offset
-    projection = Projection(x, [], weak)
-    assert projection.residual(x, [], weak).var() < 1e-3
+    assert Projection(x, [], weak).left.var() < 1e-3
