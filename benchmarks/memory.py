@@ -48,6 +48,7 @@ def _problem(network: str, samples: int) -> tuple[nn.Module, Split]:
         assert images is not None
         model = perceptron(784, 64, 64, 10) if network == "mlp" else image_network()
         return model, Split(images.inputs[:samples].clone(), images.targets[:samples].clone())
+    shape: tuple[int, ...]
     if network == "maps":
         layers = [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()]
         model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))

@@ -174,8 +174,8 @@ class PatchPool(nn.Module):
     def _standard(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of each input, and the inverse of its deviation; 0 for constant ones. Shapes (G, F).
 
-        Inputs that are nearly always the same would dwarf all others where they are not: none gets beyond 10. Those that
-        vary so little that products with the inverse might overflow count as constant.
+        Inputs that are nearly always the same would dwarf all others where they are not: none gets beyond 10. Where
+        they vary so little that products with the inverse might overflow, they count as constant.
         """
         mean, deviation = mean_and_deviation(inputs)
         varies = deviation > rounding(inputs, inputs.dtype).clamp(min=torch.finfo(inputs.dtype).tiny * 2**40)

@@ -53,10 +53,11 @@ def work_bytes(module: Dendritic, rows: int) -> int:
     Standardised inputs; errors of both kinds and what the accepted dendrites say, some of them in double precision; the
     products of all inputs or of all rows, and what decomposes them; the candidates, and what their optimiser knows.
     """
-    view, base = Patches.of(module.module), Patches.of(module.base())
+    view = Patches.of(module.module)
+    length = view.length if module.seen is None else module.features or 0
     a_row = 4 * view.groups * view.length + 32 * view.channels * (1 + len(module.dendrites))
     products = 28 * view.groups * min(rows, view.length) ** 2
-    candidates = 40 * 2 * module.spec.pool * view.channels * base.length
+    candidates = 40 * 2 * module.spec.pool * view.channels * length
     return rows * a_row + products + candidates
 
 
