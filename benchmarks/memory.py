@@ -48,7 +48,7 @@ def _problem(network: str, samples: int) -> tuple[nn.Module, Split]:
         assert images is not None
         model = perceptron(784, 64, 64, 10) if network == "mlp" else image_network()
         return model, Split(images.inputs[:samples].clone(), images.targets[:samples].clone())
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = (samples, 64)
     if network == "maps":
         layers = [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()]
         model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
@@ -56,7 +56,7 @@ def _problem(network: str, samples: int) -> tuple[nn.Module, Split]:
     elif network == "sequences":
         model, shape = nn.Sequential(nn.LSTM(28, 32, batch_first=True), _Last(), nn.Linear(32, 10)), (samples, 28, 28)
     else:
-        model, shape = perceptron(64, 512, 10), (samples, 64)
+        model = perceptron(64, 512, 10)
     return model, Split(torch.randn(shape), torch.randint(10, shape[:1]))
 
 
