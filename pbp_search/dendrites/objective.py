@@ -258,8 +258,6 @@ class LinearFit:
 
     def _chosen_ridge(self, projected: Tensor, values: Tensor) -> Tensor:
         """That of each column, shape (G, 1, K)."""
-        if not self.ridge:
-            return values.new_zeros(1)
         strong = self._variance.isfinite()
         along = projected.square() if self._by_records else projected.square() / self._variance
         along = torch.where(strong, along, 0.0)  # the part of |y|^2 along each direction, (G, directions, K)

@@ -17,7 +17,7 @@ from pbp_search.dendrites.patches import Patches
 from pbp_search.dendrites.probe import precise
 from pbp_search.dendrites.record import BUDGET, Part
 from pbp_search.dendrites.spec import FUNCTIONS
-from pbp_search.dendrites.starts import Directions
+from pbp_search.dendrites.starts import Directions, spread
 
 _BATCH = 2048
 """Records a step. Correlations of 0.02 drown in the noise of smaller batches, whose own is 1 / sqrt(records). But the
@@ -67,8 +67,8 @@ class PatchPart:
         self.piece = max(1, min(self.batch, self.numbers // said))
 
     def first(self, batches: int) -> Tensor:
-        """The rows of some batches to begin with. They are in no order."""
-        return torch.arange(min(len(self.errors), batches * self.batch), device=self.errors.device)
+        """As many rows as some batches have, to begin with."""
+        return spread(len(self.errors), batches * self.batch, self.errors.device)
 
     def pieces(self) -> Sequence[Tensor]:
         """All rows, some at once."""
@@ -139,16 +139,22 @@ class PatchPool(nn.Module):
         """
         kinds, wanted = errors.shape[1], module.spec.pool
         pool = cls(module, part, kinds * wanted)
-        directions = Directions(part.seen, *pool.standard, errors, part.numbers)
-        weight = pool.weight.mul_(pool.factor).unflatten(0, (kinds, wanted))
+        weight = pool.weight.unflatten(0, (kinds, wanted))
         if pool.index is None:
-            found = directions.leading(wanted)
-            weight[:, : found.shape[1]] = found
+            found = Directions(part.seen, *pool.standard, errors, numbers=part.numbers).leading(wanted, linear)
         else:
-            for kind, indices in enumerate(pool.index.unflatten(0, (kinds, wanted))):
-                for candidate, index in enumerate(indices):
-                    weight[kind, candidate] = directions.leading(1, index)[kind, 0]
-        pool.weight.div_(pool.factor)
+            # Every candidate has inputs of its own.
+            group = torch.arange(module.channels, device=errors.device) * pool.view.groups // module.channels
+            index = pool.index + (group * pool.view.length).unsqueeze(1)
+            candidates = zip(pool.mean, pool.scale, index, strict=True)
+            every = [
+                Directions(part.seen, mean, scale, errors[:, i // wanted, None], some, part.numbers).leading(1, linear)
+                for i, (mean, scale, some) in enumerate(candidates)
+            ]
+            found = torch.stack([one[0, 0] for one in every]).unflatten(0, (kinds, wanted))
+        # Where the errors say nothing the start stays a random one.
+        some_found, kept = found.any(-1, keepdim=True), weight[:, : found.shape[1]]
+        weight[:, : found.shape[1]] = torch.where(some_found, found / pool.factor, kept)
         if linear:
             pool.nonlinearity = identity
         else:

@@ -44,7 +44,8 @@ def row_bytes(module: Dendritic) -> int:
     """Bytes of a row of a layer with patches."""
     view = Patches.of(module.module)
     seen = 0 if module.seen is None else module.features or 0
-    return module.outgoing.element_size() * (view.groups * view.length + seen + view.channels)
+    # In single precision at least: see precise().
+    return max(4, module.outgoing.element_size()) * (view.groups * view.length + seen + view.channels)
 
 
 def work_bytes(module: Dendritic, rows: int) -> int:
