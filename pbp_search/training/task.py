@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from pbp_search.dendrites import Adapters, attach, record
 from pbp_search.dendrites.record import called
-from pbp_search.errors import InputError, PbpSearchError, TaskError, TrainingError, said
+from pbp_search.errors import InputError, PbpSearchError, TaskError, TrainingError, UnsupportedModuleError, said
 from pbp_search.training.config import CycleSchedule, Fixed, Plateau, TrialConfig
 from pbp_search.training.data import (
     Batch,
@@ -28,6 +28,8 @@ from pbp_search.training.data import (
     recording_batches,
 )
 from pbp_search.training.optimisers import optimiser_of
+
+_SOME = 64  # samples, where a few do not show it
 
 T = TypeVar("T")
 Direction = Literal["maximize", "minimize"]
@@ -175,14 +177,13 @@ def _check_alike(train: Tensor, other: Tensor, what: str, of_training: str, labe
 
 
 def _check_network(task: Task, data: Data[Any], label: str) -> None:
-    few = first_batch(data.train, 2)
     smallest, largest = task.widths
     for width in sorted({smallest, round(math.sqrt(smallest * largest)), largest}):
-        _check_width(task, few, width, label)
+        _check_width(task, data.train, width, label)
 
 
-def _check_width(task: Task, few: Batch, width: int, label: str) -> None:
-    inputs, targets = few
+def _check_width(task: Task, source: Source, width: int, label: str) -> None:
+    inputs, targets = first_batch(source, 2)
     rows = len(tree_flatten(targets)[0][0])
     with torch.random.fork_rng(devices=[]):
         network = _attempt(f"{label}: model({width}) failed", partial(task.model, width))
@@ -206,10 +207,23 @@ def _check_width(task: Task, few: Batch, width: int, label: str) -> None:
         )
     if not losses.requires_grad:
         raise TaskError(f"{label}: the loss does not depend on the network: it has no gradient.")
+
+    def recorded(samples: int) -> None:
+        few = [first_batch(source, samples)]
+        record(network, task.loss, few, held_out=few)
+
     try:
-        record(network, task.loss, [few], held_out=[few])
+        _with_few(recorded)
     except TrainingError as error:
         raise TaskError(f"{label}: before any training, {error}") from error
+
+
+def _with_few(recorded: Callable[[int], None]) -> None:
+    """Record two samples a batch, or more where these do not reach every module (experts that samples are sent to)."""
+    try:
+        recorded(2)
+    except UnsupportedModuleError:
+        recorded(_SOME)
 
 
 def _check_score(task: Task, data: Data[Any], label: str) -> None:
@@ -217,7 +231,7 @@ def _check_score(task: Task, data: Data[Any], label: str) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = task.model(task.widths[0])
         network.train()
-        few = first_batch(data.train, 64)[0]
+        few = first_batch(data.train, _SOME)[0]
         if not isinstance(few, Tensor) or len(few) > 1:
             _check_training_mode(network, few, label)
         network.eval()
@@ -236,24 +250,26 @@ def _check_recording(network: nn.Module, task: Task, source: Source, label: str)
     """What a dendrite phase begins with: some samples to learn from, and others to hold out."""
     attach(network, adapters=adapters_of(task))
 
-    def few(batches: Iterable[Batch]) -> Iterator[Batch]:
-        return (cut(batch, 2) for batch in islice(batches, 2))
-
-    def recorded() -> None:
+    def recorded(samples: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        training, held_out = recording_batches(source, TrialConfig(width=1).batch_size, generator)
-        record(network, task.loss, few(training), None if held_out is None else few(held_out))
+        parts = recording_batches(source, TrialConfig(width=1).batch_size, generator)
+        training, held_out = (part and (cut(batch, samples) for batch in islice(part, 2)) for part in parts)
+        assert training is not None
+        record(network, task.loss, training, held_out)
 
     what = f"{label}: the training data failed in a dendrite phase"
     try:
-        _attempt(what, recorded)
+        _attempt(what, partial(_with_few, recorded))
     except (InputError, TrainingError) as error:
         raise TaskError(f"{what}: {error}") from error
 
 
 def _check_step(network: nn.Module, task: Task, few: Batch, label: str) -> None:
-    with torch.random.fork_rng(devices=[]):
+    def backward() -> None:
         task.loss(called(network, few[0]), few[1]).mean().backward()
+
+    with torch.random.fork_rng(devices=[]):
+        _attempt(f"{label}: the backward pass failed", backward)
     for rule in (Fixed(), Plateau()):  # a study tries both, and schedules may ask how long they are
         config = TrialConfig(width=task.widths[0], schedule=CycleSchedule(neuron=rule))
         make = partial(optimiser_of, network, task, config)
