@@ -62,8 +62,8 @@ class Growth:
 
         The difference of two scores that are due to chance is taken as normal, which would pass in 2% of cases; of
         several growths that are looked at together, at least one in 2% of cases (C. E. Bonferroni's correction). On
-        pure noise fewer than 1% of single growths passed, and none of those that were looked at together
-        (``benchmarks/noise_gate.py``). What passes is still judged by its validation score.
+        pure noise fewer than 1% of single growths passed, and fewer than 2% of those that were looked at together
+        (``benchmarks/noise_gate.py``, all cases counted). What passes is still judged by its validation score.
 
         Args:
             tests: How many growths are looked at together.
@@ -166,7 +166,7 @@ class _Problem:
     ) -> tuple[list[Dendrite], list[float], list[float]]:
         """The generation at its best held-out score, that score after each epoch, and that of the shuffled errors.
 
-        Both kinds of errors have candidates of their own, which learn side by side: every operation is one for both.
+        Both kinds of errors have candidates of their own, which learn side by side: as many at a time as have room.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -18,8 +18,7 @@ from torch.autograd.function import once_differentiable
 
 # A standard deviation below this multiple of the type's precision, relative to the largest value, is rounding.
 _ROUNDING = 32.0
-# With fewer records than this many times the unknowns, plain least squares fits noise: the residual of other records
-# grows beyond their errors.
+# With fewer records than this many times the unknowns, plain least squares fits noise, and leaves little to learn from.
 _PLENTY = 2
 # Directions with less than this share of the variance are left alone instead of being blown up: their type's precision
 # cannot tell them from constant (dead pixels, a dendrite that is linear in x or says the same as another).
@@ -318,7 +317,7 @@ def rounding(values: Tensor, precision: torch.dtype) -> Tensor:
 
 
 class _Standard:
-    """Columns by the mean and deviation that they had on the records of the fit; constant ones become 0."""
+    """Columns by the mean and deviation of some values; constant ones become 0."""
 
     def __init__(self, values: Tensor, precision: torch.dtype) -> None:
         mean, deviation = mean_and_deviation(values)
