@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, stdev
 from typing import Any
 
 import torch
@@ -243,11 +243,12 @@ class _Problem:
 
         By sample: a sample's positions stay together, because they are alike.
         """
-        scores, outputs, errors = [], standardise(self.outputs), self.held_out_errors[:, 0]
+        scores, outputs, errors = list[float](), standardise(self.outputs), self.held_out_errors[:, 0]
         for _ in range(_PERMUTATIONS):
             permuted = _permuted(errors, self.held_out.samples, generator)
-            scores.append((outputs * permuted).mean(0).abs().mean())
-        return float(torch.stack(scores).std())
+            # As plain numbers: a tensor kept from each turn would split the memory that the next one takes anew.
+            scores.append(float((outputs * permuted).mean(0).abs().mean()))
+        return stdev(scores)
 
 
 def _permuted(errors: Tensor, samples: int, generator: torch.Generator) -> Tensor:
