@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pbp_search.dendrites import Dendrite, Dendritic, Growth, Record, attach, correlation, grow, record
+from pbp_search.dendrites import Dendrite, DendriteSpec, Dendritic, Growth, Record, attach, correlation, grow, record
+from pbp_search.dendrites.pools import PatchPart, PatchPool
 from pbp_search.dendrites.record import Part
 from pbp_search.errors import TrainingError
 from tests.dendrites.grown_networks import (
@@ -232,6 +233,21 @@ def test_the_generation_does_not_depend_on_the_scale_of_the_errors(power: int) -
     scaled, scaled_growth = train(module, Record(*parts))
     assert_same_generation(generation, scaled)
     assert growth == scaled_growth
+
+
+@pytest.mark.parametrize("generations", [0, 2])
+def test_candidates_that_learn_in_turn_learn_the_same(generations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, kept = dendritic(3, 2, generations), signal(320)
+    module.spec = DendriteSpec(pool=4)
+    part = PatchPart(module, kept.training, budget=400_000)  # room for three of the eight candidates at once
+    in_turns = PatchPool(module, part, 8).turns(part)
+    assert [turn.start for turn in in_turns] == [0, 3, 6]
+    generation, growth = train(module, kept)
+    monkeypatch.setattr(PatchPool, "turns", lambda self, part: in_turns)  # all else of a budget as it was
+    in_turn, in_turn_growth = train(module, kept)
+    assert growth.scores == pytest.approx(in_turn_growth.scores, rel=1e-4)
+    for name, value in generation.state_dict().items():
+        torch.testing.assert_close(in_turn.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_errors_that_the_neuron_explains_already_teach_nothing() -> None:
