@@ -3,10 +3,13 @@
 mlruns/
   optuna.db               Optuna's storage: the truth about studies and trials
   mlflow.db               MLflow's tracking store: the record people look at
-  artifacts/              MLflow's artifacts
-  studies/NAME-1a2b3c4d/  one folder a study; its own name stays when the study is renamed
-    milestones/           a file for each finished trial
+  artifacts/              what may be large, and what machines share: may lie elsewhere
+    NAME-1a2b3c4d/        one folder a study; its own name stays when the study is renamed
+      milestones/         Optuna's artifact store: the checkpoints of milestones
+      .../artifacts/      MLflow's artifacts, by run
+  studies/NAME-1a2b3c4d/  the same for what is small
     locks/                held while a trial is being trained
+    incoming/             checkpoints that are being written
     front/                the front as CSV, JSON, HTML and PNG
 """
 
@@ -26,14 +29,20 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Home:
-    """Paths below the folder of all studies. Building one touches no file."""
+    """Paths below the folder of all studies. Building one touches no file.
+
+    Attributes:
+        folder: The home.
+        elsewhere: Where artifacts lie if not in the home: a folder that several machines share.
+    """
 
     folder: Path
+    elsewhere: Path | None = None
 
     @classmethod
-    def at(cls, folder: str | os.PathLike[str]) -> "Home":
-        """The home in a folder, by its absolute path."""
-        return cls(Path(folder).absolute())
+    def at(cls, folder: str | os.PathLike[str], artifacts: str | os.PathLike[str] | None = None) -> "Home":
+        """The home in a folder, and artifacts in it or elsewhere, by their absolute paths."""
+        return cls(Path(folder).absolute(), None if artifacts is None else Path(artifacts).absolute())
 
     def create(self) -> "Home":
         """Make the folder.
@@ -56,8 +65,8 @@ class Home:
 
     @property
     def artifacts(self) -> Path:
-        """Where MLflow's artifacts lie."""
-        return self.folder / "artifacts"
+        """Where checkpoints and MLflow's artifacts lie."""
+        return self.folder / "artifacts" if self.elsewhere is None else self.elsewhere
 
     def creation_lock(self) -> FileLock:
         """Held while a store or a study may be created: two processes that create a store at once corrupt it."""
@@ -91,7 +100,7 @@ class StudyFolder:
         Raises:
             InputError: It cannot be made or written to.
         """
-        for folder in (self.path, self.path / "milestones", self.path / "locks", self.artifacts):
+        for folder in (self.path, self.locks, self.incoming, self.artifacts, self.milestones):
             _make_writable(folder)
         return self
 
@@ -100,13 +109,20 @@ class StudyFolder:
         """Where the artifacts of the study's MLflow runs lie."""
         return self.home.artifacts / self.identity
 
-    def milestone(self, trial: int) -> Path:
-        """The file of a trial's milestone."""
-        return self.path / "milestones" / f"trial-{trial:05d}.safetensors"
+    @property
+    def milestones(self) -> Path:
+        """Optuna's artifact store of the study's checkpoints."""
+        return self.artifacts / "milestones"
 
-    def claim_lock(self) -> FileLock:
-        """Held while a worker decides what to train next."""
-        return self._lock("claim")
+    @property
+    def incoming(self) -> Path:
+        """Where a checkpoint is written before it is stored."""
+        return self.path / "incoming"
+
+    @property
+    def locks(self) -> Path:
+        """Where locks are held."""
+        return self.path / "locks"
 
     def tracking_lock(self) -> FileLock:
         """Held while a run is written to MLflow."""
@@ -117,7 +133,7 @@ class StudyFolder:
         return self._lock(f"trial-{trial:05d}")
 
     def _lock(self, name: str) -> FileLock:
-        return FileLock(self.path / "locks" / f"{name}.lock")
+        return FileLock(self.locks / f"{name}.lock")
 
 
 def _make_writable(folder: Path) -> None:

@@ -160,10 +160,11 @@ def figures(reached: Milestone) -> dict[str, Any]:
 
 
 def story(study: Study) -> list[dict[str, Any]]:
-    """What a study did, trial by trial, without its times."""
+    """What a study did, trial by trial, without its times, who did it, and the names of files."""
     told = []
     for trial in study.finished():
-        attributes = {name: value for name, value in trial.user_attrs.items() if name != "restarts"}
+        others = ("restarts", "claim", "checkpoint")
+        attributes = {name: value for name, value in trial.user_attrs.items() if name not in others}
         reached = attributes.pop("milestone", None)
         told.append(
             {

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
-from pbp_search.search.rungs import PARENT, Rung, front_of, rungs_of
+from pbp_search.search.rungs import PARENT, Rung, front_of
 from pbp_search.training import Direction
 
 
-def next_promotion(trials: Sequence[FrozenTrial], direction: Direction, most_dendrites: int) -> Rung | None:
+def next_promotion(
+    trials: Sequence[FrozenTrial], rungs: Sequence[Rung], direction: Direction, most_dendrites: int
+) -> Rung | None:
     """The rung to continue with one dendrite more, or None if a new configuration should start.
 
     Args:
         trials: All trials of the study, waiting, running and failed ones included.
+        rungs: Those of them that left a milestone.
         direction: Of the score.
         most_dendrites: No network grows more.
     """
@@ -28,7 +31,7 @@ def next_promotion(trials: Sequence[FrozenTrial], direction: Direction, most_den
         return None
     eligible = [
         point.payload
-        for point in front_of(rungs_of(trials), direction)
+        for point in front_of(rungs, direction)
         if point.payload.trial not in parents
         and point.payload.milestone.accepted
         and point.payload.milestone.dendrites < most_dendrites

@@ -15,8 +15,10 @@ from pbp_search.front import Front, Point
 from pbp_search.training import Direction, Milestone
 
 # Names of the user attributes of our trials.
+CONFIGURATION = "configuration"
 PARENT = "parent"
 MILESTONE = "milestone"
+CHECKPOINT = "checkpoint"
 FAILURE = "failure"
 
 
@@ -26,15 +28,19 @@ class Rung:
 
     Attributes:
         trial: The number of its trial.
+        configuration: The first trial of its configuration.
         parent: The trial whose milestone it continued; None for the first of a configuration.
         params: The trial's parameters.
         milestone: What it reached.
+        checkpoint: The name of the milestone's checkpoint in the artifact store.
     """
 
     trial: int
+    configuration: int
     parent: int | None
     params: dict[str, Any]
     milestone: Milestone
+    checkpoint: str
 
     def row(self) -> dict[str, int | float]:
         """The rung's figures, as tables and JSON show them."""
@@ -66,18 +72,34 @@ def trials_of(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False)
 
 
-def rungs_of(trials: Iterable[FrozenTrial]) -> list[Rung]:
-    """The rungs that are finished and left a milestone."""
-    return [
-        Rung(
-            trial=trial.number,
-            parent=trial.user_attrs.get(PARENT),
-            params=dict(trial.params),
-            milestone=Milestone.from_dict(trial.user_attrs[MILESTONE]),
-        )
-        for trial in trials
-        if trial.state == TrialState.COMPLETE and MILESTONE in trial.user_attrs
-    ]
+def rung_of(trial: FrozenTrial) -> Rung | None:
+    """The rung of a finished trial, if it left a milestone."""
+    attributes = trial.user_attrs
+    if trial.state != TrialState.COMPLETE or MILESTONE not in attributes:
+        return None
+    return Rung(
+        trial=trial.number,
+        configuration=attributes.get(CONFIGURATION, trial.number),
+        parent=attributes.get(PARENT),
+        params=dict(trial.params),
+        milestone=Milestone.from_dict(attributes[MILESTONE]),
+        checkpoint=attributes.get(CHECKPOINT, ""),
+    )
+
+
+class Rungs:
+    """The rungs of a study, each read once: trials that have finished do not change."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Rung | None] = {}
+
+    def of(self, trials: Iterable[FrozenTrial]) -> list[Rung]:
+        """The rungs among trials, in their order."""
+        finished = [trial for trial in trials if trial.state.is_finished()]
+        for trial in finished:
+            if trial.number not in self._known:
+                self._known[trial.number] = rung_of(trial)
+        return [rung for trial in finished if (rung := self._known[trial.number]) is not None]
 
 
 def front_of(rungs: Iterable[Rung], direction: Direction) -> Front[Rung]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-import optuna
+from optuna.trial import BaseTrial
 from pydantic import AfterValidator, Field
 
 from pbp_search.settings import Settings
@@ -43,10 +43,10 @@ class SearchSpace(Settings):
     schedules: tuple[Literal["plateau", "fixed"], ...] = Field(("plateau", "fixed"), min_length=1)
     neuron_patience: WholeRange = (5, 20)
     neuron_threshold: Range = (1e-4, 1e-2)
-    dendrite_patience: WholeRange = (5, 30)
-    dendrite_threshold: Range = (1e-3, 1e-1)
+    dendrite_patience: WholeRange = (2, 6)
+    dendrite_threshold: Range = (1e-2, 1e-1)
     neuron_epochs: WholeRange = (20, 120)
-    dendrite_epochs: WholeRange = (20, 120)
+    dendrite_epochs: WholeRange = (5, 30)
     acceptance: Range = (1e-4, 1e-2)
     learning_rate: Range = (1e-3, 3e-2)
 
@@ -55,7 +55,7 @@ class SearchSpace(Settings):
         """The default space over a task's widths."""
         return cls(width=tuple(task.widths))
 
-    def suggest(self, trial: optuna.Trial, seed: int) -> TrialConfig:
+    def suggest(self, trial: BaseTrial, seed: int) -> TrialConfig:
         """Draw a configuration. The ``dendrites`` of a trial are its rung, not part of the configuration.
 
         Args:

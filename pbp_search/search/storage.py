@@ -1,15 +1,49 @@
 """Opening Optuna's storage: locked while it may be created, and never somebody else's database."""
 
+import logging
+import warnings
+
 import optuna
 import sqlalchemy
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from pbp_search.databases import Database
 from pbp_search.errors import StorageError
 from pbp_search.home import Home
 
+logger = logging.getLogger(__name__)
+
 BUSY_SECONDS = 60
 """How long a writer waits for another one's turn on SQLite."""
+
+HEARTBEAT_SECONDS = 15
+"""How often a worker tells that it is alive."""
+
+GRACE_SECONDS = 60
+"""How long a worker on another machine may be silent before its trial is somebody else's."""
+
+PATIENCE_SECONDS = 300
+"""How long a worker waits for a database that has gone away, for example because its server is restarted."""
+
+_SERVERS = ("postgresql",)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a database may answer again by itself: it is restarted or locked. Not if a disk is full."""
+    causes = (error, error.__cause__)
+    reasons = [str(cause.orig) for cause in causes if isinstance(cause, OperationalError)]
+    return any("full" not in reason and "readonly" not in reason for reason in reasons)
+
+
+patient = retry(
+    retry=retry_if_exception(is_away),
+    stop=stop_after_delay(PATIENCE_SECONDS),
+    wait=wait_random_exponential(max=10),
+    before_sleep=before_sleep_log(logger, logging.WARNING),
+    reraise=True,
+)
+"""Does again what failed because the database is away. What is decorated must bear being done twice."""
 
 
 def open_storage(home: Home, url: str | None = None, create: bool = True) -> optuna.storages.RDBStorage:
@@ -27,15 +61,27 @@ def open_storage(home: Home, url: str | None = None, create: bool = True) -> opt
     file = database.file
     if file is not None and not create and not file.exists():
         raise StorageError(f"There is no study storage {file}: name the folder of the studies with --home.")
-    arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if file is not None else {"pool_pre_ping": True}
+    if file is None and database.url.get_backend_name() not in _SERVERS:
+        raise StorageError(
+            f"The storage {database.shown} is of another kind: studies are kept in SQLite (one machine) or PostgreSQL."
+        )
     try:
         unwritable = None if create else database.unwritable_url()
         if unwritable is not None:
-            return optuna.storages.RDBStorage(unwritable, engine_kwargs=arguments)
+            return _storage(unwritable, in_file=True)
         with database.opening(home.create().creation_lock(), {"studies", "trials", "version_info"}):
-            return optuna.storages.RDBStorage(database.secret_url, engine_kwargs=arguments)
+            return _storage(database.secret_url, in_file=file is not None)
     except (ImportError, SQLAlchemyError, OSError, RuntimeError, ValueError, TypeError) as error:
         raise database.error(error) from None
+
+
+def _storage(url: str, in_file: bool) -> optuna.storages.RDBStorage:
+    arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if in_file else {"pool_pre_ping": True}
+    with warnings.catch_warnings():  # heartbeats are experimental in Optuna
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.RDBStorage(
+            url, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS
+        )
 
 
 def rename_study(storage: optuna.storages.RDBStorage, name: str, new_name: str) -> None:

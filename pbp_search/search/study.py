@@ -11,15 +11,17 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
-from pbp_search.errors import SettingsError, StudyError
+from pbp_search.errors import CheckpointError, SettingsError, StudyError
 from pbp_search.front import Front
 from pbp_search.home import Home, StudyFolder, check_name
-from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, front_of, rungs_of, trials_of
+from pbp_search.search.checkpoints import Checkpoints
+from pbp_search.search.claims import Claims
+from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, Rungs, front_of, trials_of
 from pbp_search.search.space import SearchSpace
-from pbp_search.search.storage import open_storage, rename_study
+from pbp_search.search.storage import open_storage, patient, rename_study
 from pbp_search.settings import Settings
 from pbp_search.tasks import check_sendable
-from pbp_search.training import Checkpoint, Direction, Task, check_task
+from pbp_search.training import Checkpoint, Direction, EpochRecord, Task, check_task
 from pbp_search.training.device import device_of
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class Study:
         self.definition = Definition.from_dict(attributes[_DEFINITION])
         self._optuna = study
         self._storage = storage
+        self._rungs = Rungs()
 
     @classmethod
     def load(cls, name: str, home: Home, storage: str | None = None) -> "Study":
@@ -168,7 +171,8 @@ class Study:
         Args:
             task: The study's task.
             trials: Finished trials to reach, failed ones included.
-            timeout: No rung starts after this many seconds.
+            timeout: No rung starts after this many seconds, and running ones are stopped at the end of their epoch; the
+                next run does those again.
             workers: 1 trains in this process, more in processes of their own.
             device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device.
             tracking_uri: MLflow's store; an SQLite file in the home by default.
@@ -193,10 +197,10 @@ class Study:
             )
         device_of(device)
         deadline = None if timeout is None else time.time() + timeout
-        if not self.folder.path.is_dir():
+        if not self.folder.milestones.is_dir():
             raise StudyError(
-                f"The milestones of the study {self.name!r} are not in {self.folder.path}: "
-                "name the home that the study was made in with --home."
+                f"The milestones of the study {self.name!r} are not in {self.folder.milestones}: name the home that "
+                "the study was made in with --home, or the folder that its machines share with --artifacts."
             )
         check_task(task)
         if workers > 1:
@@ -229,38 +233,54 @@ class Study:
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):
             status = "KILLED"
+            self._put_back_abandoned()
             raise
         finally:
             tracker.end(status, {"trials": len(self.finished()), "front_size": len(self.front())})
         return self.front()
 
+    def _put_back_abandoned(self) -> None:
+        """Let the trials wait whose workers have been stopped with us: that is no restart after a death."""
+        storage = open_storage(self.folder.home, self._storage, create=False)
+        claims = Claims(self.folder, self._optuna, storage)
+        with claims.deciding():
+            for trial in claims.abandoned(trials_of(self._optuna)):
+                storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
     def finished(self) -> list[FrozenTrial]:
         """The finished trials, failed ones included."""
-        return [trial for trial in trials_of(self._optuna) if trial.state.is_finished()]
+        return [trial for trial in self._trials() if trial.state.is_finished()]
+
+    @patient
+    def _trials(self) -> list[FrozenTrial]:
+        return trials_of(self._optuna)
 
     def failures(self) -> dict[int, str]:
         """The failed trials and their reasons."""
         return {
             trial.number: str(trial.user_attrs.get(FAILURE, "failed outside of this program"))
-            for trial in trials_of(self._optuna)
+            for trial in self._trials()
             if trial.state == TrialState.FAIL
         }
 
     def rungs(self) -> list[Rung]:
         """The rungs that left a milestone, by trial."""
-        return rungs_of(trials_of(self._optuna))
+        return self._rungs.of(self._trials())
 
     def front(self) -> Front[Rung]:
         """The front of validation score against parameters."""
         return front_of(self.rungs(), self.definition.direction)
 
     def checkpoint(self, trial: int) -> Checkpoint:
-        """The milestone of a trial, with its weights.
+        """The milestone of a trial, with its weights. Those of the front are there, and not all others.
 
         Raises:
-            CheckpointError: Its file is missing or damaged.
+            CheckpointError: The trial left none, or it has been removed, is missing or is damaged.
         """
-        return Checkpoint.load(self.folder.milestone(trial))
+        for rung in self.rungs():
+            if rung.trial == trial:
+                return Checkpoints(self.folder).load(rung)
+        raise CheckpointError(f"Trial {trial} of the study {self.name!r} has left no milestone.")
 
     def archive(self, tracking_uri: str | None = None) -> str:
         """Keep the study under a dated name, so that a new one can take its name.
@@ -275,15 +295,13 @@ class Study:
 
         storage = open_storage(self.folder.home, self._storage, create=False)
         tracker = Tracker(self.folder.create(), self.name, tracking_uri)
-        with self.folder.claim_lock():
-            for trial in trials_of(self._optuna):
-                if trial.state == TrialState.RUNNING:
-                    lock = self.folder.trial_lock(trial.number)
-                    try:
-                        lock.acquire(timeout=0)
-                    except TimeoutError:
-                        raise StudyError(f"The study {self.name!r} is running (trial {trial.number}).") from None
-                    lock.release()
+        claims = Claims(self.folder, self._optuna, storage)
+        with claims.deciding():
+            trials = trials_of(self._optuna)
+            abandoned = {trial.number for trial in claims.abandoned(trials)}
+            for trial in trials:
+                if trial.state == TrialState.RUNNING and trial.number not in abandoned:
+                    raise StudyError(f"The study {self.name!r} is running (trial {trial.number}).")
             dated = self._dated_name(optuna.get_all_study_names(storage))
             # One transaction. The folder keeps its name, and MLflow's experiment is found by the folder's: a crash here
             # leaves nothing in between.
@@ -303,7 +321,14 @@ class Study:
         for trial in self.finished():
             ours = MILESTONE in trial.user_attrs or FAILURE in trial.user_attrs
             if ours and trial.number not in recorded:
-                tracker.log_trial(record_of(trial, self.folder))
+                tracker.log_trial(record_of(trial, self._history(trial.number)))
+
+    def _history(self, trial: int) -> tuple[EpochRecord, ...]:
+        try:
+            return self.checkpoint(trial).history
+        except CheckpointError as error:
+            logger.warning("Trial %d is recorded without its epochs: %s", trial, error)
+            return ()
 
 
 def _define(task: Task, space: SearchSpace | None, seed: int) -> Definition:

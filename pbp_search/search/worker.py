@@ -1,8 +1,7 @@
-"""A worker: claim a rung, train it, tell Optuna and MLflow, one after the other.
+"""A worker: take a rung, train it, tell Optuna and MLflow, one after the other.
 
-What to train next is decided under a lock. While a trial is trained its own lock is held; the system frees it when
-the worker dies, however it dies, so a running trial whose lock is free belongs to nobody: the next worker does it
-again, under the same number and parameters.
+What to train next is decided while no other worker decides. First what a dead worker left unfinished, then what was
+stopped in good order, then a milestone that has earned its next generation, then a new configuration.
 """
 
 import logging
@@ -10,26 +9,42 @@ import math
 import time
 import traceback
 import uuid
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from pbp_search.errors import CheckpointError, PbpSearchError, SettingsError, TrainingError, said
+from pbp_search.errors import SettingsError, TrainingError, said
 from pbp_search.home import StudyFolder
+from pbp_search.search.checkpoints import Checkpoints
+from pbp_search.search.claims import CLAIM, Claim, Claims
 from pbp_search.search.promotion import next_promotion
-from pbp_search.search.rungs import FAILURE, MILESTONE, PARENT, Outcome, trials_of
+from pbp_search.search.rungs import (
+    CHECKPOINT,
+    CONFIGURATION,
+    FAILURE,
+    MILESTONE,
+    PARENT,
+    Outcome,
+    Rung,
+    Rungs,
+    front_of,
+    rung_of,
+    trials_of,
+)
 from pbp_search.search.sampler import KeyedSampler
 from pbp_search.search.space import SearchSpace, configuration_seed
-from pbp_search.search.storage import open_storage
+from pbp_search.search.storage import is_away, open_storage, patient
 from pbp_search.tracking import Tracker, TrialRecord
-from pbp_search.training import Checkpoint, EpochRecord, Milestone, Task, run_rung
+from pbp_search.training import Checkpoint, EpochRecord, Task, run_rung
+from pbp_search.training.rung import OnEpoch
 
 logger = logging.getLogger(__name__)
 
-_CONFIGURATION = "configuration"  # the first trial of a configuration, on its promoted rungs
 _RESTARTS = "restarts"
 _TRACEBACK = "traceback"
 _MOST_RESTARTS = 3
@@ -51,6 +66,10 @@ class Setup:
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
+class _TimeIsUpError(Exception):
+    """The deadline has passed while a rung was trained."""
+
+
 class Worker:
     """One worker of a study, in the process that makes it.
 
@@ -60,155 +79,213 @@ class Worker:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._history: list[EpochRecord] = []
         self._folder = setup.folder
-        storage = open_storage(setup.folder.home, setup.storage, create=False)
-        self._study = optuna.load_study(study_name=setup.study, storage=storage, sampler=KeyedSampler(setup.seed))
+        self._storage = open_storage(setup.folder.home, setup.storage, create=False)
+        sampler = KeyedSampler(setup.seed)
+        self._study = optuna.load_study(study_name=setup.study, storage=self._storage, sampler=sampler)
+        self._claims = Claims(setup.folder, self._study, self._storage)
+        self._checkpoints = Checkpoints(setup.folder)
+        self._rungs = Rungs()
         self._tracker = Tracker(setup.folder, setup.study, setup.tracking_uri)
         self._data = setup.task.data()
+        self._history: list[EpochRecord] = []
 
     def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
         """Train one rung.
 
         Args:
             trials: No rung is started when this many have finished or are being trained.
-            deadline: No rung is started after this time, in seconds since the epoch.
+            deadline: No rung is started after this time, in seconds since the epoch, and a running one is stopped at
+                the end of its epoch: the next run does it again.
 
         Returns:
-            What came of it, or None if there is nothing more to start.
+            What came of it, or None if there is nothing more to do.
         """
         while deadline is None or time.time() < deadline:
             claimed = self._claim(trials)
-            if claimed is not None:
-                return self._run_locked(*claimed)
-            if sum(trial.state.is_finished() for trial in trials_of(self._study)) >= trials:
-                return None
-            # The last ones are being trained by others. If one of those dies, its trial is ours.
-            time.sleep(_WAIT_SECONDS)
+            if claimed is None:
+                if self._finished() >= trials:
+                    return None
+                # The last ones are being trained by others. If one of those dies, its trial is ours.
+                time.sleep(_WAIT_SECONDS)
+                continue
+            outcome = claimed if isinstance(claimed, Outcome) else self._run(claimed, deadline)
+            if outcome is not None:
+                self._record(outcome.trial)
+                return outcome
         return None
 
-    def _run_locked(self, trial: optuna.Trial, lock: FileLock) -> Outcome:
-        try:
-            return self._run(trial)
-        finally:
-            lock.release()
+    @patient
+    def _finished(self) -> int:
+        return sum(trial.state.is_finished() for trial in trials_of(self._study))
 
-    def _claim(self, target: int) -> tuple[optuna.Trial, FileLock] | None:
-        """The next trial with its lock, acquired once."""
-        with self._folder.claim_lock():
+    @patient
+    def _claim(self, target: int) -> Claim | Outcome | None:
+        self._history.clear()
+        with self._claims.deciding():
             trials = trials_of(self._study)
-            active = 0
-            for trial in trials:
-                if trial.state == TrialState.RUNNING:
-                    lock = self._acquire(trial.number)
-                    if lock is not None and self._is_running(trial):
-                        return self._adopt(trial), lock
-                    if lock is not None:  # it has finished since the trials were read
-                        lock.release()
-                    active += 1
-            if sum(trial.state.is_finished() for trial in trials) + active >= target:
-                return None
-            waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-            if not waiting:
-                self._enqueue(trials)
-            asked = self._study.ask()
-            lock = self._acquire(asked.number)
-            if lock is None:
-                raise PbpSearchError(f"The lock of the new trial {asked.number} is held: who else uses its folder?")
-            return asked, lock
+            trial = self._abandoned(trials) or self._waiting(trials)
+            if trial is None:
+                if sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials) >= target:
+                    return None
+                trial = self._promoted(trials) or self._new()
+            if CONFIGURATION not in trial.user_attrs:
+                failure = self._draw(trial)
+                if failure is not None:
+                    return self._fail(trial, failure)
+            return self._claims.take(self._latest(trial))
 
-    def _acquire(self, trial: int) -> FileLock | None:
-        lock = self._folder.trial_lock(trial)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+    def _latest(self, trial: FrozenTrial) -> FrozenTrial:
+        return self._storage.get_trial(trial._trial_id)
+
+    def _abandoned(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        for trial in self._claims.abandoned(trials):
+            if CLAIM in trial.user_attrs:
+                restarts = trial.user_attrs.get(_RESTARTS, 0) + 1
+                self._storage.set_trial_user_attr(trial._trial_id, _RESTARTS, restarts)
+            self._checkpoints.discard(trial, self._storage)
+            return trial
+        return None
+
+    def _waiting(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        for trial in trials:
+            if trial.state == TrialState.WAITING:
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+                return trial
+        return None
+
+    def _promoted(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        rung = next_promotion(trials, self._rungs.of(trials), self._setup.task.direction, self._setup.space.dendrites)
+        if rung is None:
             return None
-        return lock
-
-    def _is_running(self, trial: FrozenTrial) -> bool:
-        state: TrialState = self._study._storage.get_trial(trial._trial_id).state
-        return state == TrialState.RUNNING
-
-    def _adopt(self, trial: FrozenTrial) -> optuna.Trial:
-        adopted = optuna.Trial(self._study, trial._trial_id)
-        adopted.set_user_attr(_RESTARTS, trial.user_attrs.get(_RESTARTS, 0) + 1)
-        return adopted
-
-    def _enqueue(self, trials: list[FrozenTrial]) -> None:
-        promoted = next_promotion(trials, self._setup.task.direction, self._setup.space.dendrites)
-        if promoted is None:
-            self._study.enqueue_trial({"dendrites": 0})
-            return
-        root = trials[promoted.trial].user_attrs.get(_CONFIGURATION, promoted.trial)
-        self._study.enqueue_trial(
-            {**promoted.params, "dendrites": promoted.milestone.dendrites + 1},
-            user_attrs={PARENT: promoted.trial, _CONFIGURATION: root},
+        # With all its parameters at once: it shall draw none.
+        return self._created(
+            {**rung.params, "dendrites": rung.milestone.dendrites + 1},
+            trials[rung.trial].distributions,
+            {CONFIGURATION: rung.configuration, PARENT: rung.trial},
         )
 
-    def _run(self, trial: optuna.Trial) -> Outcome:
-        self._history.clear()
+    def _new(self) -> FrozenTrial:
+        return self._created({"dendrites": 0}, {"dendrites": IntDistribution(0, self._setup.space.dendrites)}, {})
+
+    def _created(
+        self, params: dict[str, Any], distributions: dict[str, BaseDistribution], attributes: dict[str, Any]
+    ) -> FrozenTrial:
+        trial = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
+        )
+        return self._storage.get_trial(self._storage.create_new_trial(self._study._study_id, trial))
+
+    def _draw(self, trial: FrozenTrial) -> Exception | None:
+        """Draw the parameters that a trial does not have yet: the same ones if that is interrupted and done again."""
         try:
-            checkpoint = self._train(trial)
+            drawing = optuna.Trial(self._study, trial._trial_id)
+            self._setup.space.suggest(drawing, seed=0)
+        except Exception as error:  # a sampler may be anybody's, and so may the values of a trial that was enqueued
+            if is_away(error):
+                raise
+            return error
+        self._storage.set_trial_user_attr(trial._trial_id, CONFIGURATION, trial.number)
+        return None
+
+    def _run(self, claim: Claim, deadline: float | None) -> Outcome | None:
+        """Train a rung. None if time was up, or if somebody else has its trial by now."""
+
+        def on_epoch(epoch: EpochRecord) -> None:
+            self._history.append(epoch)
+            if deadline is not None and time.time() >= deadline:
+                raise _TimeIsUpError
+
+        try:
+            checkpoint = self._train(claim.trial, on_epoch)
+        except _TimeIsUpError:
+            self._put_back(claim)
+            return None
         except KeyboardInterrupt:
-            # Stopped, not dead: this does not count as a restart when the trial is done again.
-            trial.set_user_attr(_RESTARTS, trial.user_attrs.get(_RESTARTS, 0) - 1)
+            self._put_back(claim)
             raise
         except BaseException as error:  # a user's network, loss or score may raise anything, or exit: the study goes on
-            failure = said(error)
-            trial.set_user_attr(FAILURE, failure)
-            trial.set_user_attr(_TRACEBACK, "".join(traceback.format_tb(error.__traceback__, limit=-8)))
-            failed = record_of(self._study.tell(trial, state=TrialState.FAIL), self._folder)
-            self._record(replace(failed, history=tuple(self._history)))
-            return Outcome(trial.number, None, failure)
-        milestone = checkpoint.milestone
-        checkpoint.save(self._folder.milestone(trial.number))
-        trial.set_user_attr(MILESTONE, milestone.to_dict())
-        finished = self._study.tell(trial, [milestone.score, math.log10(milestone.parameters)])
-        self._record(record_of(finished, self._folder))
-        return Outcome(trial.number, milestone, None)
+            return self._failed(claim, error)
+        else:
+            return self._succeeded(claim, checkpoint)
+        finally:
+            claim.end()
 
-    def _train(self, trial: optuna.Trial) -> Checkpoint:
+    def _train(self, trial: FrozenTrial, on_epoch: OnEpoch) -> Checkpoint:
         """Train a trial's rung from the milestone before it."""
-        parent = trial.user_attrs.get(PARENT)
-        dendrites = trial.suggest_int("dendrites", 0, self._setup.space.dendrites)
-        root = trial.user_attrs.get(_CONFIGURATION, trial.number)
-        config = self._setup.space.suggest(trial, configuration_seed(self._setup.seed, root))
         if trial.user_attrs.get(_RESTARTS, 0) > _MOST_RESTARTS:
             raise TrainingError(f"The worker of this trial died {_MOST_RESTARTS + 1} times.")
-        previous = None
-        if parent is not None:
-            previous = Checkpoint.load(self._folder.milestone(parent))
-        elif dendrites > 0:
+        seed = configuration_seed(self._setup.seed, trial.user_attrs[CONFIGURATION])
+        config = self._setup.space.suggest(FixedTrial(trial.params), seed)
+        parent, dendrites = trial.user_attrs.get(PARENT), trial.params.get("dendrites", 0)
+        if parent is None and dendrites > 0:
             raise SettingsError(f"A new configuration starts with 0 dendrites, not {dendrites}: enqueue dendrites=0.")
-        return run_rung(self._setup.task, config, previous, self._data, self._history.append, self._setup.device)
+        previous = None if parent is None else self._checkpoints.load(self._rung(parent))
+        return run_rung(self._setup.task, config, previous, self._data, on_epoch, self._setup.device)
 
-    def _record(self, record: TrialRecord) -> None:
+    @patient
+    def _rung(self, number: int) -> Rung:
+        return self._rungs.of([trials_of(self._study)[number]])[0]
+
+    @patient
+    def _put_back(self, claim: Claim) -> None:
+        """Let a trial wait that was stopped in good order: this does not count as a restart."""
+        with self._claims.deciding():
+            if self._claims.holds(claim):
+                self._storage.set_trial_state_values(claim.trial._trial_id, TrialState.WAITING)
+
+    @patient
+    def _succeeded(self, claim: Claim, checkpoint: Checkpoint) -> Outcome | None:
+        trial, milestone = claim.trial, checkpoint.milestone
+        name = self._checkpoints.save(trial, checkpoint, self._storage)
+        with self._claims.deciding():
+            if not self._claims.holds(claim):
+                logger.warning("Trial %d has been given to another worker, as this one was silent.", trial.number)
+                self._checkpoints.remove(name)
+                return None
+            if not self._latest(trial).state.is_finished():  # or the storage went away right after this
+                self._storage.set_trial_user_attr(trial._trial_id, CHECKPOINT, name)
+                self._storage.set_trial_user_attr(trial._trial_id, MILESTONE, milestone.to_dict())
+                self._study.tell(trial.number, [milestone.score, math.log10(milestone.parameters)])
+            rungs = self._rungs.of(trials_of(self._study))
+            self._checkpoints.tidy(rungs, front_of(rungs, self._setup.task.direction))
+        return Outcome(trial.number, milestone, None)
+
+    @patient
+    def _failed(self, claim: Claim, error: BaseException) -> Outcome | None:
+        with self._claims.deciding():
+            return self._fail(claim.trial, error) if self._claims.holds(claim) else None
+
+    def _fail(self, trial: FrozenTrial, error: BaseException) -> Outcome:
+        failure = said(error)
+        if not self._latest(trial).state.is_finished():
+            self._storage.set_trial_user_attr(trial._trial_id, FAILURE, failure)
+            frames = "".join(traceback.format_tb(error.__traceback__, limit=-8))
+            self._storage.set_trial_user_attr(trial._trial_id, _TRACEBACK, frames)
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        return Outcome(trial.number, None, failure)
+
+    @patient
+    def _record(self, number: int) -> None:
+        trial = trials_of(self._study)[number]
         try:
-            self._tracker.log_trial(record)
+            self._tracker.log_trial(record_of(trial, self._history))
         except MlflowException as error:
-            logger.warning("Trial %d is not in MLflow yet, the study's next run records it: %s", record.number, error)
+            logger.warning("Trial %d is not in MLflow yet, the study's next run records it: %s", number, error)
 
 
-def record_of(trial: FrozenTrial, folder: StudyFolder) -> TrialRecord:
-    """What MLflow keeps of a finished trial, from Optuna's storage and the milestone's file."""
+def record_of(trial: FrozenTrial, history: Sequence[EpochRecord]) -> TrialRecord:
+    """What MLflow keeps of a finished trial."""
     assert trial.datetime_start is not None
     assert trial.datetime_complete is not None
-    milestone = trial.user_attrs.get(MILESTONE) if trial.state == TrialState.COMPLETE else None
+    rung = rung_of(trial)
     return TrialRecord(
         number=trial.number,
         params=trial.params,
         started=int(trial.datetime_start.timestamp() * 1000),
         ended=int(trial.datetime_complete.timestamp() * 1000),
-        milestone=None if milestone is None else Milestone.from_dict(milestone),
+        milestone=None if rung is None else rung.milestone,
         # A trial that was done again after a failure, because its worker died in between, has the reason still.
-        failure=trial.user_attrs.get(FAILURE) if milestone is None else None,
-        history=() if milestone is None else _history(trial.number, folder),
+        failure=trial.user_attrs.get(FAILURE) if rung is None else None,
+        history=tuple(history),
     )
-
-
-def _history(trial: int, folder: StudyFolder) -> tuple[EpochRecord, ...]:
-    try:
-        return Checkpoint.load(folder.milestone(trial)).history
-    except CheckpointError as error:
-        logger.warning("Trial %d is recorded without its epochs: %s", trial, error)
-        return ()

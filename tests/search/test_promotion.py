@@ -5,6 +5,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.search.promotion import next_promotion
+from pbp_search.search.rungs import Rungs
 from tests.quick_studies import finished_trial, milestone, other_trial
 
 
@@ -20,7 +21,7 @@ def promoted(
     most: int = 3,
     direction: Literal["maximize", "minimize"] = "maximize",
 ) -> int | None:
-    rung = next_promotion(trials, direction, most)
+    rung = next_promotion(trials, Rungs().of(trials), direction, most)
     return None if rung is None else rung.trial
 
 

@@ -1,0 +1,87 @@
+"""The checkpoints of a study's milestones, in Optuna's artifact store: a folder that machines may share.
+
+What is kept: the checkpoints of the front, and of every milestone that may still be continued. A milestone that has
+been continued, or whose last generation was thrown away, and that is not on the front is never needed again: its
+checkpoint is removed as soon as that is known. Its figures stay.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.trial import FrozenTrial
+
+from pbp_search.errors import CheckpointError
+from pbp_search.front import Front
+from pbp_search.home import StudyFolder
+from pbp_search.search.rungs import Rung
+from pbp_search.training import Checkpoint
+
+
+class Checkpoints:
+    """The checkpoints of one study.
+
+    Args:
+        folder: The study's.
+    """
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self._folder = folder
+        self._store = FileSystemArtifactStore(folder.milestones)
+
+    def save(self, trial: FrozenTrial, checkpoint: Checkpoint, storage: optuna.storages.BaseStorage) -> str:
+        """Store a trial's checkpoint.
+
+        Returns:
+            Its name in the store. It counts once the trial's rung tells of it.
+        """
+        # Always the same name: what a worker leaves here when it is killed, the trial's next one overwrites.
+        file = self._folder.incoming / f"trial-{trial.number:05d}.safetensors"
+        try:
+            checkpoint.save(file)
+            return upload_artifact(
+                artifact_store=self._store, file_path=str(file), study_or_trial=trial, storage=storage
+            )
+        finally:
+            file.unlink(missing_ok=True)
+
+    def discard(self, trial: FrozenTrial, storage: optuna.storages.BaseStorage) -> None:
+        """Remove what earlier workers of a trial stored before they died."""
+        for artifact in get_all_artifact_meta(trial, storage=storage):
+            self.remove(artifact.artifact_id)
+
+    def remove(self, name: str) -> None:
+        """Remove a checkpoint by its name in the store."""
+        self._file(name).unlink(missing_ok=True)
+
+    def load(self, rung: Rung) -> Checkpoint:
+        """Read a rung's checkpoint.
+
+        Raises:
+            CheckpointError: It has been removed, is missing or is damaged.
+        """
+        file = self.file(rung)
+        if not file.exists():
+            raise CheckpointError(
+                f"There is no checkpoint of trial {rung.trial} in {self._folder.milestones}: kept are those of the "
+                "front, and of milestones that may still be continued."
+            )
+        return Checkpoint.load(file)
+
+    def file(self, rung: Rung) -> Path:
+        """Where a rung's checkpoint is, or was."""
+        return self._file(rung.checkpoint)
+
+    def _file(self, name: str) -> Path:
+        return self._folder.milestones / Path(name).name  # never outside, whatever the storage says
+
+    def tidy(self, rungs: Sequence[Rung], front: Front[Rung]) -> None:
+        """Remove the checkpoints that are never needed again."""
+        kept = {point.payload.trial for point in front}
+        continued = {rung.parent for rung in rungs}
+        there = {file.name for file in self._folder.milestones.iterdir()}
+        for rung in rungs:
+            ended = rung.trial in continued or not rung.milestone.accepted
+            if ended and rung.trial not in kept and rung.checkpoint in there:
+                self.remove(rung.checkpoint)

@@ -1,0 +1,145 @@
+"""Who trains which trial of a study, on one machine or on many, and whose worker is gone.
+
+What to train next is decided under a lock that all workers of the study share: beside an SQLite file, or in the
+PostgreSQL server. Whoever trains a trial writes a claim on it, holds a file lock, and sends heartbeats to the storage.
+The system frees the lock when the worker dies, however it dies, so on the same machine a running trial whose lock is
+free belongs to nobody, at once. From other machines it is told by its heartbeats: when they have stopped for a minute.
+A worker that only was silent for so long finds another's claim on its trial, and drops what it has.
+"""
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from filelock import FileLock, Timeout
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from pbp_search.home import StudyFolder
+from pbp_search.search.storage import HEARTBEAT_SECONDS, is_away
+from pbp_search.training.streams import key
+
+logger = logging.getLogger(__name__)
+
+CLAIM = "claim"
+"""The user attribute of a trial that tells whose it is: the ``place`` of its locks, and a ``token``."""
+
+
+class Claim:
+    """A trial that is ours until we release it or die.
+
+    Attributes:
+        trial: The trial.
+        token: Differs from every other claim.
+    """
+
+    def __init__(self, trial: FrozenTrial, token: str, lock: FileLock, beat: Callable[[], None]) -> None:
+        self.trial = trial
+        self.token = token
+        self._lock = lock
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._send, args=(beat,), daemon=True)
+        self._thread.start()
+
+    def _send(self, beat: Callable[[], None]) -> None:
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            try:
+                beat()
+            except Exception as error:
+                if not is_away(error):
+                    raise
+                logger.debug("A heartbeat did not arrive: %s", error)
+
+    def end(self) -> None:
+        """Stop telling that the trial is ours."""
+        self._ended.set()
+        self._thread.join()
+        self._lock.release()
+
+
+class Claims:
+    """The claims of one worker on the trials of a study.
+
+    Args:
+        folder: The study's; locks are held in it.
+        study: The study.
+        storage: Its storage.
+    """
+
+    def __init__(self, folder: StudyFolder, study: optuna.Study, storage: RDBStorage) -> None:
+        self._folder = folder
+        self._study = study
+        self._storage = storage
+        self._place = _place(folder.locks)
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Held while it is decided what is trained next, or what has become of a trial: by one worker at a time."""
+        engine = self._storage.engine
+        if engine.url.get_backend_name() == "sqlite":
+            with FileLock(f"{engine.url.database}.{self._folder.identity}.lock"):
+                yield
+            return
+        with engine.begin() as connection:  # the server ends the lock with the transaction, or with the connection
+            lock = sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)")
+            connection.execute(lock, {"key": key(0, self._folder.identity)})
+            yield
+
+    def take(self, trial: FrozenTrial) -> Claim:
+        """Make a running trial ours, while deciding."""
+        lock = self._folder.trial_lock(trial.number)
+        lock.acquire(timeout=0)
+        try:
+            token = uuid.uuid4().hex
+            self._storage.set_trial_user_attr(trial._trial_id, CLAIM, {"place": self._place, "token": token})
+
+            def beat() -> None:
+                self._storage.record_heartbeat(trial._trial_id)
+
+            beat()
+            return Claim(trial, token, lock, beat)
+        except BaseException:
+            lock.release()
+            raise
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether a trial is still ours: while deciding, that does not change."""
+        claimed = self._storage.get_trial(claim.trial._trial_id).user_attrs[CLAIM]
+        return bool(claimed["token"] == claim.token)
+
+    def abandoned(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """The running trials that are nobody's, while deciding: their workers have died, wherever that was."""
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        elsewhere = [trial for trial in running if trial.user_attrs.get(CLAIM, {}).get("place") != self._place]
+        silent = self._storage._get_stale_trial_ids(self._study._study_id) if elsewhere else []
+
+        def is_abandoned(trial: FrozenTrial) -> bool:
+            if CLAIM not in trial.user_attrs:  # somebody died while deciding, as nobody else is doing now
+                return True
+            return trial._trial_id in silent if trial in elsewhere else self._is_free(trial)
+
+        return [trial for trial in running if is_abandoned(trial)]
+
+    def _is_free(self, trial: FrozenTrial) -> bool:
+        lock = self._folder.trial_lock(trial.number)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        lock.release()
+        return True
+
+
+def _place(folder: Path) -> str:
+    """Where file locks in a folder are seen: the same for two processes if they share the system and the folder."""
+    try:
+        system = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not Linux
+        system = f"{uuid.getnode():x}"
+    there = folder.stat()
+    return f"{system}:{there.st_dev}:{there.st_ino}"
