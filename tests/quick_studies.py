@@ -1,6 +1,7 @@
 """Tasks, spaces and studies that take a fraction of a second."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from pbp_search.home import Home
 from pbp_search.search import SearchSpace, Study
+from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.tracking import Tracker
 from pbp_search.training import (
     Checkpoint,
@@ -100,7 +102,7 @@ def milestone(score: float = 0.5, parameters: int = 12, **changes: Any) -> Miles
 
 def finished_trial(number: int, reached: Milestone, parent: int | None = None) -> FrozenTrial:
     """The trial of a milestone that nobody trained."""
-    attributes: dict[str, Any] = {"milestone": reached.to_dict()}
+    attributes: dict[str, Any] = {"milestone": reached.to_dict(), "checkpoint": f"checkpoint-{number}"}
     if parent is not None:
         attributes["parent"] = parent
     trial = optuna.trial.create_trial(
@@ -134,6 +136,14 @@ def fill(study: Study, milestones: Sequence[Milestone]) -> Study:
     for number, reached in enumerate(milestones):
         study._optuna.add_trial(finished_trial(number, reached))
     return study
+
+
+def checkpoint_file(study: Study, trial: int) -> Path:
+    """Where the checkpoint of a trial is, or was, or would be."""
+    for rung in study.rungs():
+        if rung.trial == trial:
+            return Checkpoints(study.folder).file(rung)
+    return study.folder.milestones / f"checkpoint-{trial}"
 
 
 def random_checkpoint(task: Any, generations: int, **changes: Any) -> Checkpoint:

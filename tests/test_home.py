@@ -50,9 +50,11 @@ def test_building_a_home_touches_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert home.storage_url == f"sqlite:///{tmp_path}/runs/here/optuna.db"
     assert home.tracking_uri == f"sqlite:///{tmp_path}/runs/here/mlflow.db"
     assert home.artifacts == tmp_path / "runs" / "here" / "artifacts"
-    assert (
-        StudyFolder(home, "a").milestone(3) == home.folder / "studies" / "a" / "milestones" / "trial-00003.safetensors"
-    )
+    assert StudyFolder(home, "a").milestones == home.folder / "artifacts" / "a" / "milestones"
+    assert StudyFolder(home, "a").locks == home.folder / "studies" / "a" / "locks"
+    shared = Home.at("runs/here", artifacts="shared")
+    assert shared.folder == home.folder
+    assert StudyFolder(shared, "a").milestones == tmp_path / "shared" / "a" / "milestones"
     monkeypatch.chdir("/")
     assert home.folder == tmp_path / "runs" / "here"
     assert not list(tmp_path.iterdir())
@@ -80,7 +82,7 @@ def test_a_home_below_a_file_is_bad_input(tmp_path: Path) -> None:
 def test_locks_are_held_once(tmp_path: Path) -> None:
     home = Home.at(tmp_path)
     study = StudyFolder(home, "a").create()
-    for make in (study.claim_lock, study.tracking_lock, lambda: study.trial_lock(1), home.creation_lock):
+    for make in (study.tracking_lock, lambda: study.trial_lock(1), home.creation_lock):
         with make(), pytest.raises(Timeout):
             make().acquire(timeout=0)
         with make().acquire(timeout=0):
@@ -92,7 +94,6 @@ def test_locks_of_trials_and_studies_are_their_own(tmp_path: Path) -> None:
     with (
         one.trial_lock(1).acquire(timeout=0),
         one.trial_lock(2).acquire(timeout=0),
-        one.claim_lock().acquire(timeout=0),
     ):
         lock = other.trial_lock(1)
         lock.acquire(timeout=0)

@@ -173,7 +173,7 @@ def make_around(above: Path, stores: Path) -> Path:
     (folder / "raises.py").write_text("raise RuntimeError('not today')\n")
     (folder / "exits.py").write_text("import sys\nsys.exit('not today')\n")
     (folder / "notes.txt").write_text("A text that is no database. " * 100)
-    damaged = Study.load("own", place).folder.milestone(1)
+    damaged = checkpoint_file(Study.load("own", place), 1)
     damaged.write_bytes(damaged.read_bytes()[:-100])
     with contextlib.closing(sqlite3.connect(folder / "recipes.db")) as connection:
         connection.execute("CREATE TABLE recipes (name TEXT)")

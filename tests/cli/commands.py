@@ -10,7 +10,7 @@ from pbp_search.home import Home
 from pbp_search.search import Study
 from pbp_search.tasks import load_task
 from pbp_search.training import Checkpoint
-from tests.quick_studies import fill, milestone, random_checkpoint
+from tests.quick_studies import checkpoint_file, fill, milestone, random_checkpoint
 
 OWN = """
 import torch
@@ -50,7 +50,7 @@ def make_study(place: Home) -> Study:
     for trial, (generations, score) in enumerate([(0, 0.5), (2, 0.75)]):
         checkpoint = random_checkpoint(task, generations, width=3)
         milestones.append(milestone(score, **checkpoint.milestone.model_dump(exclude={"score", "train_score"})))
-        Checkpoint(milestones[-1], checkpoint.weights).save(study.folder.milestone(trial))
+        Checkpoint(milestones[-1], checkpoint.weights).save(checkpoint_file(study, trial))
     return fill(study, milestones)
 
 

@@ -53,7 +53,7 @@ def test_a_built_in_task_needs_no_file(call: Call, folder: Path, place: Home) ->
     checkpoint = random_checkpoint(task, 1, width=2)
     reached = milestone(0.5, **checkpoint.milestone.model_dump(exclude={"score", "train_score"}))
     study = fill(Study.create(task, "digits", place), [reached])
-    checkpoint.save(study.folder.milestone(0))
+    checkpoint.save(checkpoint_file(study, 0))
     called = call("export", "digits", "--output", "out")
     assert (called.code, called.err) == (0, "")
     assert json.loads((folder / "out" / "model.json").read_text())["task"] == "digits_mlp"

@@ -30,13 +30,13 @@ def test_a_task_becomes_a_front(call: Call, folder: Path, place: Home) -> None:
     assert sorted(file.name for file in folder.iterdir() if file.name != "__pycache__") == ["mlruns", "own.py"]
 
     # Again: nothing is done twice.
-    before = {file: file.stat().st_mtime_ns for file in Study.load("own", place).folder.path.rglob("*.safetensors")}
+    before = {file: file.stat().st_mtime_ns for file in Study.load("own", place).folder.milestones.iterdir()}
     again = call("run", "own.py:Own", "--trials", 3)
     assert again.code == 0
     assert re.search(r"^0 trials in \d+ s, 3 in all\.$", again.err, re.MULTILINE)
     assert again.out == called.out
     assert {
-        file: file.stat().st_mtime_ns for file in Study.load("own", place).folder.path.rglob("*.safetensors")
+        file: file.stat().st_mtime_ns for file in Study.load("own", place).folder.milestones.iterdir()
     } == before
 
     # On from there.
@@ -75,7 +75,7 @@ def test_stores_elsewhere(call: Call, folder: Path, stores: Path, tmp_path: Path
     assert not (folder / "mlruns").exists()
     assert not (home / "mlflow.db").exists()
     assert not (home / "optuna.db").exists()
-    assert len(list((home / "studies").glob("mine-*/milestones/trial-00000.safetensors"))) == 1
+    assert len(list((home / "artifacts").glob("mine-*/milestones/*"))) == 1
     experiment = mlflow.MlflowClient(tracking).get_experiment_by_name("mine")
     assert experiment is not None
     assert "MLflow: " in called.out

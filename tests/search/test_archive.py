@@ -10,6 +10,8 @@ import pytest
 from pbp_search.errors import StorageError, StudyError
 from pbp_search.home import Home
 from pbp_search.search import Study, list_studies
+from pbp_search.search.claims import Claims
+from pbp_search.search.storage import open_storage
 from pbp_search.tracking import Tracker
 from tests.quick_studies import Dots, fill, milestone, quick_study, recorded, story
 
@@ -52,9 +54,14 @@ def test_a_new_study_takes_the_name(archived: tuple[Study, str, list[dict[str, A
 
 def test_a_running_study_is_not_archived(home: Home) -> None:
     study = quick_study(home)
-    trial = study._optuna.ask()
-    with study.folder.trial_lock(trial.number), pytest.raises(StudyError, match=r"is running \(trial 0\)"):
+    storage = open_storage(home)
+    claims = Claims(study.folder, study._optuna, storage)
+    trial = storage.get_trial(storage.create_new_trial(study._optuna._study_id))
+    with claims.deciding():
+        claim = claims.take(trial)
+    with pytest.raises(StudyError, match=r"is running \(trial 0\)"):
         study.archive()
+    claim.end()
     assert [found.name for found in list_studies(home)] == ["dots"]
 
 
@@ -83,7 +90,7 @@ def test_a_tracking_store_that_cannot_be_opened_stops_archiving_before_it_begins
         study.archive(f"sqlite:///{home.folder}/notes.txt")
     assert [found.name for found in list_studies(home)] == ["dots"]
     assert len(Study.load("dots", home).finished()) == 2
-    assert len(list(study.folder.path.rglob("*.safetensors"))) == 2
+    assert len(list(study.folder.milestones.iterdir())) == 2
     assert recorded(home, "dots") == {0, 1}
 
 
@@ -96,7 +103,7 @@ def test_a_process_that_dies_after_the_renaming_leaves_both_studies_whole(
 ) -> None:
     study = quick_study(home)
     study.run(Dots(), 4)
-    before, milestones = story(study), sorted(study.folder.path.rglob("*.safetensors"))
+    before, milestones = story(study), sorted(study.folder.milestones.iterdir())
 
     def die(*_: object) -> None:
         raise DiesError
@@ -109,7 +116,7 @@ def test_a_process_that_dies_after_the_renaming_leaves_both_studies_whole(
     (old,) = list_studies(home)
     assert old.name.startswith("dots-2")
     assert story(old) == before
-    assert sorted(old.folder.path.rglob("*.safetensors")) == milestones
+    assert sorted(old.folder.milestones.iterdir()) == milestones
     assert [old.checkpoint(trial).milestone for trial in range(4)] == [rung.milestone for rung in old.rungs()]
 
     new = quick_study(home, seed=5)

@@ -13,7 +13,7 @@ from pbp_search.errors import CheckpointError, SettingsError, StorageError, Stud
 from pbp_search.home import Home
 from pbp_search.search import Outcome, SearchSpace, Study, list_studies
 from pbp_search.training import Direction, run_rung
-from tests.quick_studies import Dots, figures, quick_space, quick_study, recorded, story, weight_bits
+from tests.quick_studies import Dots, checkpoint_file, figures, quick_space, quick_study, recorded, story, weight_bits
 from tests.training.tiny_tasks import Bowl
 
 TRIALS = 7
@@ -244,7 +244,7 @@ def test_a_failed_rung_keeps_its_reason_and_the_study_goes_on(
         bad = trial.params["width"] == 3
         assert (trial.number in failures) == bad
         assert (trial.state == TrialState.FAIL) == bad
-        assert study.folder.milestone(trial.number).exists() != bad
+        assert ("checkpoint" in trial.user_attrs) != bad
     assert all(failure.startswith(reason) for failure in failures.values())
     assert {outcome.trial: outcome.failure for outcome in outcomes if outcome.failure} == failures
     assert all(f"Trial {number} failed: {failure}" in caplog.text for number, failure in failures.items())
@@ -280,7 +280,7 @@ def test_a_failed_trial_keeps_its_epochs_in_mlflow(home: Home) -> None:
 def test_a_damaged_parent_fails_its_promotion_only(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     study = quick_study(home)
     study.run(Dots(), 1)
-    study.folder.milestone(0).write_bytes(b"damaged")
+    checkpoint_file(study, 0).write_bytes(b"damaged")
     study.run(Dots(), 3)
     assert list(study.failures()) == [1]
     assert "is damaged" in study.failures()[1]
@@ -288,7 +288,7 @@ def test_a_damaged_parent_fails_its_promotion_only(home: Home, caplog: pytest.Lo
     assert [rung.trial for rung in study.rungs()] == [0, 2]
     with pytest.raises(CheckpointError, match="is damaged"):
         study.checkpoint(0)
-    with pytest.raises(CheckpointError, match="There is no milestone file"):
+    with pytest.raises(CheckpointError, match="Trial 1 of the study 'dots' has left no milestone"):
         study.checkpoint(1)
 
 

@@ -17,8 +17,8 @@ from pbp_search.home import Home
 from pbp_search.search import Outcome, Study
 from pbp_search.search.worker import Setup
 from pbp_search.search.workers import run_workers
-from pbp_search.training import run_rung
-from tests.quick_studies import Dots, figures, quick_space, quick_study, recorded, weight_bits
+from pbp_search.training import Checkpoint, run_rung
+from tests.quick_studies import Dots, checkpoint_file, figures, quick_space, quick_study, recorded, weight_bits
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ class Watched(Dots):
         return super().loss(outputs, targets)
 
     def _die_once(self) -> None:
-        milestones = len(list((self.folder.parent / "home/studies").rglob("*.safetensors")))
+        milestones = len(list((self.folder.parent / "home/artifacts").glob("*/milestones/*")))
         if milestones >= 2:
             try:
                 (self.folder / "killed").touch(exist_ok=False)
@@ -73,11 +73,13 @@ def test_two_workers_of_which_one_is_killed(home: Home, tmp_path: Path, caplog: 
 
     # Every rung is what its configuration and its parent make of it, whoever trained it.
     assert any(rung.parent is not None for rung in study.rungs())
+    expected: dict[int | None, Checkpoint | None] = {None: None}
     for rung in study.rungs():
-        previous = None if rung.parent is None else study.checkpoint(rung.parent)
-        expected = run_rung(Dots(), rung.milestone.config, previous)
-        assert figures(rung.milestone) == figures(expected.milestone)
-        assert weight_bits(study.checkpoint(rung.trial)) == weight_bits(expected)
+        again = expected[rung.trial] = run_rung(Dots(), rung.milestone.config, expected[rung.parent])
+        assert figures(rung.milestone) == figures(again.milestone)
+        if checkpoint_file(study, rung.trial).exists():
+            assert weight_bits(study.checkpoint(rung.trial)) == weight_bits(again)
+    assert all(checkpoint_file(study, point.payload.trial).exists() for point in front)
 
 
 DIES = "a pool that dies"
