@@ -59,11 +59,10 @@ def main(name: str, count: int, seed: int, jobs: int, file: Path) -> None:
             ["configuration", "dendrites", "accepted", "score", "parameters", "epochs", "seconds", "params"]
         )
         for number, chain in enumerate(Parallel(jobs, return_as="generator")(work)):
-            for reached in chain:
-                writer.writerow(
-                    [number, reached.requested, int(reached.accepted), reached.score, reached.parameters]
-                    + [reached.epochs, round(reached.seconds, 3), json.dumps(drawn[number][0])]
-                )
+            params = json.dumps(drawn[number][0])
+            for one in chain:
+                figures = (one.score, one.parameters, one.epochs, round(one.seconds, 3))
+                writer.writerow([number, one.requested, int(one.accepted), *figures, params])
             stream.flush()
 
 

@@ -34,7 +34,9 @@ def test_blocks_run_in_order(page: Path, tmp_path: Path) -> None:
         shutil.copy(example, tmp_path)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for language, file, text in blocks(page):
-        assert language in ("sh", "python", "text"), f"A block of {page.name} is neither run nor marked as text."
+        assert file or language in ("sh", "python", "text"), (
+            f"A block of {page.name} is neither run nor marked as text."
+        )
         if file is not None:
             assert (page.parent / file).read_text() == text, f"{page.name} shows an old {file}."
         elif language != "text":

@@ -11,6 +11,7 @@ import click
 from pbp_search.cli.export import export
 from pbp_search.cli.front import front, studies
 from pbp_search.cli.run import run
+from pbp_search.cli.space import space
 from pbp_search.cli.ui import ui
 from pbp_search.errors import InputError, PbpSearchError, said
 
@@ -22,6 +23,7 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(space)
 cli.add_command(front)
 cli.add_command(studies)
 cli.add_command(export)

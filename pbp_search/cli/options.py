@@ -29,6 +29,12 @@ home = click.option(
     show_default=True,
     help="The folder that holds the studies' state.",
 )
+space = click.option(
+    "--space",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A TOML file with what is to be searched otherwise than by default.",
+)
 storage = click.option(
     "--storage", metavar="URL", help="Optuna's storage as a database URL.  [default: an SQLite file in the home]"
 )

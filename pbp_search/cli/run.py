@@ -21,6 +21,7 @@ from pbp_search.cli import options
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train.")
 @click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:0 or mps.")
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Keys all random streams.  [default: 0]")
+@options.space
 @click.option("--fresh", is_flag=True, help="Start anew; keep the old study under a dated name.")
 @options.home
 @options.storage
@@ -33,6 +34,7 @@ def run(
     workers: int,
     device: str,
     seed: int | None,
+    space: Path | None,
     fresh: bool,
     home: Path,
     storage: str | None,
@@ -44,7 +46,7 @@ def run(
     """
     from pbp_search.cli.session import quiet_libraries, run_and_show
     from pbp_search.home import Home
-    from pbp_search.search import Study, list_studies
+    from pbp_search.search import SearchSpace, Study, list_studies
     from pbp_search.search.storage import open_storage
     from pbp_search.tasks import check_sendable, load_task
     from pbp_search.training import check_task
@@ -56,6 +58,8 @@ def run(
     check_task(loaded)
     if workers > 1:
         check_sendable(loaded)
+    default = SearchSpace.for_task(loaded)
+    searched = None if space is None else SearchSpace.from_toml(space, default)
     place = Home.at(home)
     wanted = loaded.name if name is None else name
     if fresh:
@@ -63,7 +67,7 @@ def run(
         for existing in list_studies(place, storage):
             if existing.name == wanted:
                 click.echo(f"The old study is kept as {existing.archive(tracking_uri)}.", err=True)
-    study = Study.create(loaded, wanted, place, seed=seed, storage=storage)
+    study = Study.create(loaded, wanted, place, space=searched, seed=seed, storage=storage)
     return run_and_show(
         study, loaded, trials, timeout=timeout, workers=workers, device=device, tracking_uri=tracking_uri
     )

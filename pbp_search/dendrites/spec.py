@@ -31,7 +31,7 @@ FUNCTIONS: dict[Nonlinearity, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "gelu": functional.gelu,
 }
-_BOUNDED = ("tanh", "sigmoid")
+BOUNDED = ("tanh", "sigmoid")
 
 
 class DendriteSpec(Settings):
@@ -72,9 +72,9 @@ class DendriteSpec(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Any:
-        if self.objective == "covariance" and self.nonlinearity not in _BOUNDED:
+        if self.objective == "covariance" and self.nonlinearity not in BOUNDED:
             raise ValueError(
-                f"covariance has no maximum with the unbounded {self.nonlinearity}: use one of {', '.join(_BOUNDED)}, "
+                f"covariance has no maximum with the unbounded {self.nonlinearity}: use one of {', '.join(BOUNDED)}, "
                 "or the objective correlation"
             )
         if self.per_neuron > self.pool and self.variant == "perforated":

@@ -3,5 +3,6 @@
 from pbp_search.search.rungs import Outcome, Rung
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.study import Definition, Study, list_studies
+from pbp_search.search.values import Choices, Range
 
-__all__ = ["Definition", "Outcome", "Rung", "SearchSpace", "Study", "list_studies"]
+__all__ = ["Choices", "Definition", "Outcome", "Range", "Rung", "SearchSpace", "Study", "list_studies"]

@@ -54,18 +54,13 @@ class Definition(Settings):
 
     def difference(self, other: "Definition") -> list[str]:
         """Where two definitions differ, each as ``field: this one's value, not the other's``."""
-        mine, others = _flat(self.to_dict()), _flat(other.to_dict())
+        mine, others = self.flat(), other.flat()
         return [f"{field}: {mine[field]}, not {others[field]}" for field in mine if mine[field] != others[field]]
 
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": element for inner, element in _flat(value).items()}
-        else:
-            flat[name] = value
-    return flat
+    def flat(self) -> dict[str, Any]:
+        """The definition field by field; the space's fields as its file writes them."""
+        space = {f"space.{name}": text for name, text in self.space.texts().items()}
+        return {**self.model_dump(exclude={"space", "seed"}), **space, "seed": self.seed}
 
 
 class Study:
@@ -119,16 +114,18 @@ class Study:
             task: What is learned.
             name: The study's name; the task's by default.
             home: The folder that holds its state; ``mlruns`` by default.
-            space: What is searched; the default space over the task's widths.
+            space: What is searched; the task's default space for a new study, the study's own for an existing one.
             seed: Keys every random stream; 0 for a new study, the study's own for an existing one.
             storage: A database URL; an SQLite file in the home by default.
 
         Raises:
             StudyError: A study of this name differs in its task, space, objectives or seed.
+            TaskError: The task has no default space: its smallest network, or its own space, does not work.
             StorageError: The storage cannot be opened.
         """
         name = check_name(task.name if name is None else name)
         home = home or Home.at("mlruns")
+        new = _define(task, space or SearchSpace.for_task(task), seed or 0)
         opened = open_storage(home, storage)
         with home.creation_lock():
             study = optuna.create_study(
@@ -141,10 +138,11 @@ class Study:
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names([task.metric, "log10_parameters"])
                 study.set_user_attr(_FOLDER, home.new_study(name).create().identity)
-                study.set_user_attr(_DEFINITION, _define(task, space, seed or 0).to_dict())
+                study.set_user_attr(_DEFINITION, new.to_dict())
         created = cls(study, home, storage)
-        wanted = _define(task, space, created.definition.seed if seed is None else seed)
-        difference = created.definition.difference(wanted)
+        own = created.definition
+        wanted = _define(task, space or own.space, own.seed if seed is None else seed)
+        difference = own.difference(wanted)
         if difference:
             raise StudyError(
                 f"The study {name!r} exists and differs ({'; '.join(difference)}): "
@@ -210,7 +208,7 @@ class Study:
         if difference:
             raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
         tracker = Tracker(self.folder, self.name, tracking_uri)
-        tracker.begin(_flat(self.definition.to_dict()))
+        tracker.begin(self.definition.flat())
         setup = Setup(
             folder=self.folder,
             study=self.name,
@@ -331,12 +329,12 @@ class Study:
             return ()
 
 
-def _define(task: Task, space: SearchSpace | None, seed: int) -> Definition:
+def _define(task: Task, space: SearchSpace, seed: int) -> Definition:
     return Definition(
         task=task.name,
         metric=task.metric,
         direction=task.direction,
-        space=space or SearchSpace.for_task(task),
+        space=space,
         seed=seed,
     )
 

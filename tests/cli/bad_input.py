@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pbp_search.search import Study
 from tests.cli.commands import Called, make_folder, make_place, make_study
+from tests.quick_studies import checkpoint_file
 
 RUN = ["run", "own.py:Own", "--trials", "1"]
 EXPORT = ["export", "own", "--task", "own.py:Own", "--output", "out"]
@@ -160,7 +161,19 @@ class WithLock(Own):
 
 class OtherTask(Own):
     name = "other"
+
+
+class BadSpace(Own):
+    space = {"pool": 0}
 """
+
+SPACES = {
+    "syntax.toml": "width = ",
+    "misspelt.toml": "neuron_patence = 3",
+    "values.toml": "width = { low = 4, high = 2 }\nschedule = 'cosine'",
+    "pairs.toml": "per_neuron = 2",
+    "other.toml": "pool = 4",
+}
 
 
 def make_around(above: Path, stores: Path) -> Path:
@@ -169,6 +182,8 @@ def make_around(above: Path, stores: Path) -> Path:
     place = make_place(folder, stores)
     make_study(place)
     (folder / "broken.py").write_text(BROKEN)
+    for name, text in SPACES.items():
+        (folder / name).write_text(text)
     (folder / "syntax.py").write_text("class Own(:\n")
     (folder / "raises.py").write_text("raise RuntimeError('not today')\n")
     (folder / "exits.py").write_text("import sys\nsys.exit('not today')\n")

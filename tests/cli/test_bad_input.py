@@ -38,6 +38,44 @@ CASES: dict[str, tuple[list[str], str]] = {
     "study without a name": ([*RUN, "--study", ""], "The study name '' is not allowed"),
     "other seed": ([*RUN, "--seed", "7"], "The study 'own' exists and differs (seed: 0, not 7)"),
     "other task": (["run", "broken.py:OtherTask", "--study", "own"], "The study 'own' exists and differs (task: own"),
+    # Spaces
+    "no space file": ([*RUN, "--space", "missing.toml"], "The space file missing.toml cannot be read: No such file or"),
+    "space file that is a folder": (
+        ["space", "own.py:Own", "--space", "mlruns"],
+        "The space file mlruns cannot be read",
+    ),
+    "space file that no path can name": (
+        [*RUN, "--space", "x" * 300],
+        "The space file " + "x" * 300 + " cannot be read",
+    ),
+    "space file of no TOML": (
+        [*RUN, "--space", "syntax.toml"],
+        "The space file syntax.toml is not TOML: Invalid value",
+    ),
+    "space file of a database": ([*RUN, "--space", "mlruns/optuna.db"], "The space file mlruns/optuna.db is not TOML"),
+    "misspelt field": (
+        ["space", "own.py:Own", "--space", "misspelt.toml"],
+        "The space file misspelt.toml cannot be used: SearchSpace: there is no setting 'neuron_patence': "
+        "did you mean 'neuron_patience'?",
+    ),
+    "bad values": (
+        [*RUN, "--space", "values.toml"],
+        "The space file values.toml cannot be used: "
+        "SearchSpace: width is {{'low': 4, 'high': 2}}: it must be (lowest, highest); "
+        "SearchSpace: schedule is 'cosine': input should be 'plateau' or 'fixed'",
+    ),
+    "values that do not fit together": (
+        [*RUN, "--fresh", "--space", "pairs.toml"],
+        "The space file pairs.toml cannot be used: SearchSpace: per_neuron can be 2 where the pool has 1 candidates",
+    ),
+    "other space": ([*RUN, "--space", "other.toml"], "The study 'own' exists and differs (space.pool: 1, not 4): "),
+    "task with a bad space": (
+        ["run", "broken.py:BadSpace", "--fresh"],
+        "The task BadSpace has a space that cannot be used: SearchSpace: pool is 0: input should be greater",
+    ),
+    "space of a task with a bad space": (["space", "broken.py:BadSpace"], "The task BadSpace has a space that cannot"),
+    "space of a bad task": (["space", "broken.py:NoModel"], "The task NoModel has no model"),
+    "space of no task": (["space", "missing"], "There is no task 'missing'"),
     # Storage
     "no storage": (["front", "own", "--home", "{empty}"], "There is no study storage {empty}/optuna.db"),
     "no storage to list": (["studies", "--home", "{empty}"], "There is no study storage {empty}/optuna.db"),
@@ -244,10 +282,10 @@ def test_a_file_where_a_study_has_a_folder(call: Call, study: Study, name: str) 
 
 
 def test_a_file_where_the_milestones_of_a_study_to_export_are(call: Call, study: Study) -> None:
-    folder = study.folder.path / "milestones"
+    folder = study.folder.milestones
     folder.rename(study.folder.path / "moved")
     folder.write_text("kept")
-    assert_bad_input(call(*EXPORT), f"There is no milestone file {folder}/trial-00001.safetensors.")
+    assert_bad_input(call(*EXPORT), f"There is no checkpoint of trial 1 in {folder}: ")
 
 
 def test_a_storage_that_is_damaged_inside(call: Call, study: Study) -> None:

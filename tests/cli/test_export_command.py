@@ -11,7 +11,7 @@ from pbp_search.search import Study
 from pbp_search.tasks import load_task
 from pbp_search.tasks.digits import DigitsMLP
 from tests.cli.commands import Called
-from tests.quick_studies import fill, milestone, random_checkpoint
+from tests.quick_studies import checkpoint_file, fill, milestone, random_checkpoint
 
 Call = Callable[..., Called]
 

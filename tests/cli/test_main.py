@@ -24,7 +24,7 @@ from pbp_search.search import Study
 from tests.cli.commands import Called, main_in
 from tests.quick_studies import recorded
 
-COMMANDS = ["export", "front", "run", "studies", "ui"]
+COMMANDS = ["export", "front", "run", "space", "studies", "ui"]
 
 
 def test_help_is_quick() -> None:

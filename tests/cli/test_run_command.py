@@ -35,9 +35,7 @@ def test_a_task_becomes_a_front(call: Call, folder: Path, place: Home) -> None:
     assert again.code == 0
     assert re.search(r"^0 trials in \d+ s, 3 in all\.$", again.err, re.MULTILINE)
     assert again.out == called.out
-    assert {
-        file: file.stat().st_mtime_ns for file in Study.load("own", place).folder.milestones.iterdir()
-    } == before
+    assert {file: file.stat().st_mtime_ns for file in Study.load("own", place).folder.milestones.iterdir()} == before
 
     # On from there.
     more = call("run", "own.py:Own", "--trials", 4, "--seed", 5)

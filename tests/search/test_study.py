@@ -151,8 +151,12 @@ class WithOtherName(Dots):
 @pytest.mark.parametrize(
     ("task", "arguments", "difference"),
     [
-        (Dots(), {"space": quick_space(width=(1, 5))}, "space.width: [1, 4], not [1, 5]"),
-        (Dots(), {"space": quick_space(schedules=("fixed",))}, "space.schedules: ['plateau', 'fixed'], not ['fixed']"),
+        (
+            Dots(),
+            {"space": quick_space(width=(1, 5))},
+            "space.width: { low = 1, high = 4, log = true }, not { low = 1, high = 5, log = true }",
+        ),
+        (Dots(), {"space": quick_space(schedule="fixed")}, 'space.schedule: ["plateau", "fixed"], not "fixed"'),
         (Dots(), {"seed": 4}, "seed: 8, not 4"),
         (Dots(), {"seed": 0}, "seed: 8, not 0"),
         (Downwards(), {}, "metric: fit, not misses; direction: maximize, not minimize"),
@@ -178,6 +182,11 @@ def test_without_a_seed_the_studys_own_counts(home: Home) -> None:
     assert quick_study(home, seed=None).definition.seed == 0
     assert quick_study(home, name="b", seed=7).definition.seed == 7
     assert quick_study(home, name="b", seed=None).definition.seed == 7
+
+
+def test_without_a_space_the_studys_own_counts(home: Home) -> None:
+    quick_study(home, space=quick_space(pool=3))
+    assert quick_study(home, space=None).definition.space == quick_space(pool=3)
 
 
 def test_the_default_is_a_study_of_the_tasks_name(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +270,7 @@ def test_a_failed_trial_keeps_its_epochs_in_mlflow(home: Home) -> None:
             self.batches += len(outputs) > 2 and outputs.requires_grad
             return super().loss(outputs, targets) * (math.nan if self.batches > 4 else 1)
 
-    study = quick_study(home, NaNAfterAWhile(), space=quick_space(schedules=("fixed",), neuron_epochs=(4, 4)))
+    study = quick_study(home, NaNAfterAWhile(), space=quick_space(schedule="fixed", neuron_epochs=4))
     study.run(NaNAfterAWhile(), 1)
     assert list(study.failures()) == [0]
     client = mlflow.MlflowClient(home.tracking_uri)
