@@ -12,14 +12,15 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
 from pbp_search.errors import SettingsError, StudyError
-from pbp_search.front import Front
+from pbp_search.front import Front, Point
 from pbp_search.home import Home, StudyFolder, check_name
-from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, front_of, rungs_of, trials_of
+from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, best_of, front_of, rungs_of, trials_of
+from pbp_search.search.sizes import NetworkSizes, capped
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.storage import open_storage, rename_study
 from pbp_search.settings import Settings
 from pbp_search.tasks import check_sendable
-from pbp_search.training import Checkpoint, Direction, Task, check_task
+from pbp_search.training import Checkpoint, Direction, Size, Task, check_task
 from pbp_search.training.device import device_of
 
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ class Definition(Settings):
     Attributes:
         task: The task's name.
         metric: The metric of the first objective.
-        direction: Its direction. The second objective, log10 of the parameters, is minimised.
+        direction: Its direction. The second objective, log10 of the size, is minimised.
         space: What is searched.
         seed: Keys every random stream of the study.
+        size: What the size counts.
+        max_parameters: No larger network is trained; None for no limit. The space has no width that is above it.
     """
 
     task: str
@@ -49,6 +52,8 @@ class Definition(Settings):
     direction: Direction
     space: SearchSpace
     seed: int = Field(ge=0)
+    size: Size = "parameters"
+    max_parameters: int | None = Field(None, ge=1)
 
     def difference(self, other: "Definition") -> list[str]:
         """Where two definitions differ, each as ``field: this one's value, not the other's``."""
@@ -108,6 +113,8 @@ class Study:
         *,
         space: SearchSpace | None = None,
         seed: int | None = None,
+        size: Size | None = None,
+        max_parameters: int | None = None,
         storage: str | None = None,
     ) -> "Study":
         """Make a study of a task, or open the one of that name if it is the same.
@@ -118,13 +125,20 @@ class Study:
             home: The folder that holds its state; ``mlruns`` by default.
             space: What is searched; the default space over the task's widths.
             seed: Keys every random stream; 0 for a new study, the study's own for an existing one.
+            size: What the second objective counts: ``parameters``, ``weight_bytes`` or ``macs`` (multiply-accumulates
+                for one sample); parameters for a new study, the study's own for an existing one.
+            max_parameters: No larger network is trained, and no width is drawn whose base network is larger; no limit
+                for a new study, the study's own for an existing one.
             storage: A database URL; an SQLite file in the home by default.
 
         Raises:
-            StudyError: A study of this name differs in its task, space, objectives or seed.
+            StudyError: A study of this name differs in its task, space, objectives, limit or seed.
             StorageError: The storage cannot be opened.
+            InputError: Even the smallest network of the space is above the limit.
         """
         name = check_name(task.name if name is None else name)
+        sizes = NetworkSizes(task)
+        new = _define(task, space, seed or 0, size or "parameters", max_parameters, sizes)
         home = home or Home.at("mlruns")
         opened = open_storage(home, storage)
         with home.creation_lock():
@@ -136,12 +150,20 @@ class Study:
             if _DEFINITION not in study.user_attrs and not trials_of(study) and same_directions:
                 with warnings.catch_warnings():  # names for the dashboard; experimental in Optuna
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    study.set_metric_names([task.metric, "log10_parameters"])
+                    study.set_metric_names([task.metric, f"log10_{new.size}"])
                 study.set_user_attr(_FOLDER, home.new_study(name).create().identity)
-                study.set_user_attr(_DEFINITION, _define(task, space, seed or 0).to_dict())
+                study.set_user_attr(_DEFINITION, new.to_dict())
         created = cls(study, home, storage)
-        wanted = _define(task, space, created.definition.seed if seed is None else seed)
-        difference = created.definition.difference(wanted)
+        own = created.definition
+        wanted = _define(
+            task,
+            space,
+            own.seed if seed is None else seed,
+            size or own.size,
+            own.max_parameters if max_parameters is None else max_parameters,
+            sizes,
+        )
+        difference = own.difference(wanted)
         if difference:
             raise StudyError(
                 f"The study {name!r} exists and differs ({'; '.join(difference)}): "
@@ -202,7 +224,8 @@ class Study:
         if workers > 1:
             check_sendable(task)
         self.folder.create()
-        difference = self.definition.difference(_define(task, self.definition.space, self.definition.seed))
+        same = {"task": task.name, "metric": task.metric, "direction": task.direction}
+        difference = self.definition.difference(self.definition.model_copy(update=same))
         if difference:
             raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
         tracker = Tracker(self.folder, self.name, tracking_uri)
@@ -251,8 +274,18 @@ class Study:
         return rungs_of(trials_of(self._optuna))
 
     def front(self) -> Front[Rung]:
-        """The front of validation score against parameters."""
-        return front_of(self.rungs(), self.definition.direction)
+        """The front of validation score against the study's size."""
+        return front_of(self.rungs(), self.definition.direction, self.definition.size)
+
+    def best(self, max_parameters: int | None = None, min_score: float | None = None) -> Point[Rung]:
+        """The best point of the front with at most a number of parameters, whatever the study's size is.
+
+        With ``min_score`` that is the smallest one that reaches the score.
+
+        Raises:
+            NothingFitsError: No point fits. The message names the nearest.
+        """
+        return best_of(self.front(), self.definition.size, max_parameters, min_score)
 
     def checkpoint(self, trial: int) -> Checkpoint:
         """The milestone of a trial, with its weights.
@@ -306,13 +339,17 @@ class Study:
                 tracker.log_trial(record_of(trial, self.folder))
 
 
-def _define(task: Task, space: SearchSpace | None, seed: int) -> Definition:
+def _define(
+    task: Task, space: SearchSpace | None, seed: int, size: Size, max_parameters: int | None, sizes: NetworkSizes
+) -> Definition:
     return Definition(
         task=task.name,
         metric=task.metric,
         direction=task.direction,
-        space=space or SearchSpace.for_task(task),
+        space=capped(space or SearchSpace.for_task(task), max_parameters, sizes),
         seed=seed,
+        size=size,
+        max_parameters=max_parameters,
     )
 
 
