@@ -28,10 +28,14 @@ class Front(Generic[P]):
     Args:
         points: All points.
         direction: Whether larger or smaller scores are better.
+        unit: What sizes count, for sentences.
     """
 
-    def __init__(self, points: Iterable[Point[P]], direction: Literal["maximize", "minimize"]) -> None:
+    def __init__(
+        self, points: Iterable[Point[P]], direction: Literal["maximize", "minimize"], unit: str = "parameters"
+    ) -> None:
         self.direction = direction
+        self.unit = unit
         everything = list(points)
         self.points: list[Point[P]] = []
         if everything:
@@ -64,14 +68,14 @@ class Front(Generic[P]):
         if not small:
             nearest = self.points[0]
             raise NothingFitsError(
-                f"No network has at most {max_size:,.0f} parameters: the smallest on the front has "
+                f"No network has at most {max_size:,.0f} {self.unit}: the smallest on the front has "
                 f"{nearest.size:,.0f} (score {nearest.score:.4g})."
             )
         nearest = small[-1]
-        limit = "" if math.isinf(max_size) else f" with at most {max_size:,.0f} parameters"
+        limit = "" if math.isinf(max_size) else f" with at most {max_size:,.0f} {self.unit}"
         raise NothingFitsError(
             f"No network{limit} reaches the score {min_score:g}: the nearest has the score {nearest.score:.4g} "
-            f"({nearest.size:,.0f} parameters)."
+            f"({nearest.size:,.0f} {self.unit})."
         )
 
     def hypervolume(self, reference: tuple[float, float]) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pbp_search.home import Home
 from pbp_search.search import SearchSpace, Study
 from pbp_search.search.checkpoints import Checkpoints
+from pbp_search.search.rungs import values_of
 from pbp_search.tracking import Tracker
 from pbp_search.training import (
     Checkpoint,
@@ -20,6 +21,7 @@ from pbp_search.training import (
     Direction,
     Fixed,
     Milestone,
+    Size,
     Split,
     TrialConfig,
     build_network,
@@ -92,6 +94,7 @@ def milestone(score: float = 0.5, parameters: int = 12, **changes: Any) -> Miles
         "dendrites": 0,
         "parameters": parameters,
         "weight_bytes": 4 * parameters,
+        "macs": 3 * parameters,
         "score": score,
         "train_score": score,
         "epochs": 2,
@@ -100,13 +103,15 @@ def milestone(score: float = 0.5, parameters: int = 12, **changes: Any) -> Miles
     return Milestone(**{**values, **changes})
 
 
-def finished_trial(number: int, reached: Milestone, parent: int | None = None) -> FrozenTrial:
+def finished_trial(
+    number: int, reached: Milestone, parent: int | None = None, size: Size = "parameters"
+) -> FrozenTrial:
     """The trial of a milestone that nobody trained."""
     attributes: dict[str, Any] = {"milestone": reached.to_dict(), "checkpoint": f"checkpoint-{number}"}
     if parent is not None:
         attributes["parent"] = parent
     trial = optuna.trial.create_trial(
-        values=[reached.score, float(torch.tensor(reached.parameters).log10())],
+        values=values_of(reached, size),
         params={"dendrites": reached.requested, "width": reached.config.width},
         distributions={
             "dendrites": optuna.distributions.IntDistribution(0, 9),
@@ -134,7 +139,7 @@ def recorded(home: Home, name: str, uri: str | None = None) -> set[int]:
 def fill(study: Study, milestones: Sequence[Milestone]) -> Study:
     """Give a study finished trials that nobody trained."""
     for number, reached in enumerate(milestones):
-        study._optuna.add_trial(finished_trial(number, reached))
+        study._optuna.add_trial(finished_trial(number, reached, size=study.definition.size))
     return study
 
 

@@ -200,6 +200,16 @@ def test_what_does_not_fit_names_the_nearest(
     assert str(caught.value) == sentence
 
 
+def test_sentences_name_what_sizes_count() -> None:
+    front = Front(ACCURACIES, "maximize", "multiply-accumulates")
+    with pytest.raises(NothingFitsError, match=r"No network has at most 50 multiply-accumulates: the smallest"):
+        front.best(50)
+    with pytest.raises(NothingFitsError, match=r"the nearest has the score 0\.97 \(51,000 multiply-accumulates\)"):
+        front.best(min_score=0.99)
+    with pytest.raises(NothingFitsError, match=r"No network with at most 120 multiply-accumulates reaches"):
+        front.best(120, 0.99)
+
+
 def test_limits_are_inclusive() -> None:
     front = Front(ACCURACIES, "maximize")
     assert front.best(max_size=120).size == 120

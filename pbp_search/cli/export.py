@@ -32,8 +32,6 @@ def export(
     With --min-score the smallest network that reaches the score, otherwise the best one with at most --max-params
     parameters.
     """
-    import math
-
     from pbp_search.errors import InputError
     from pbp_search.export import export_onnx
     from pbp_search.home import Home
@@ -52,7 +50,7 @@ def export(
     check_task(loaded)
     if loaded.name != found.definition.task:
         raise InputError(f"The study {study!r} has the task {found.definition.task!r}, not {loaded.name!r}.")
-    point = found.front().best(math.inf if max_params is None else max_params, min_score)
+    point = found.best(max_params, min_score)
     trial = point.payload.trial
     exported = export_onnx(
         found.checkpoint(trial), loaded, output, about={"study": study, "trial": trial}, overwrite=overwrite

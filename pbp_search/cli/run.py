@@ -1,10 +1,14 @@
 """``pbp-search run``: make a study, or go on with one."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pbp_search.cli import options
+
+if TYPE_CHECKING:
+    from pbp_search.training import Size
 
 
 @click.command()
@@ -22,6 +26,12 @@ from pbp_search.cli import options
 @click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:0 or mps.")
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Keys all random streams.  [default: 0]")
 @options.space
+@click.option(
+    "--size",
+    type=click.Choice(["parameters", "weight_bytes", "macs"]),
+    help="What the second objective counts; macs are multiply-accumulates a sample.  [default: parameters]",
+)
+@click.option("--max-params", type=click.IntRange(min=1), metavar="N", help="Train no network of more parameters.")
 @click.option("--fresh", is_flag=True, help="Start anew; keep the old study under a dated name.")
 @options.home
 @options.storage
@@ -35,6 +45,8 @@ def run(
     device: str,
     seed: int | None,
     space: Path | None,
+    size: "Size | None",
+    max_params: int | None,
     fresh: bool,
     home: Path,
     storage: str | None,
@@ -47,6 +59,7 @@ def run(
     from pbp_search.cli.session import quiet_libraries, run_and_show
     from pbp_search.home import Home
     from pbp_search.search import SearchSpace, Study, list_studies
+    from pbp_search.search.sizes import NetworkSizes, capped
     from pbp_search.search.storage import open_storage
     from pbp_search.tasks import check_sendable, load_task
     from pbp_search.training import check_task
@@ -63,11 +76,16 @@ def run(
     place = Home.at(home)
     wanted = loaded.name if name is None else name
     if fresh:
+        capped(
+            searched or SearchSpace.for_task(loaded), max_params, NetworkSizes(loaded)
+        )  # what is refused archives nothing
         open_storage(place, storage)
         for existing in list_studies(place, storage):
             if existing.name == wanted:
                 click.echo(f"The old study is kept as {existing.archive(tracking_uri)}.", err=True)
-    study = Study.create(loaded, wanted, place, space=searched, seed=seed, storage=storage)
+    study = Study.create(
+        loaded, wanted, place, space=searched, seed=seed, size=size, max_parameters=max_params, storage=storage
+    )
     return run_and_show(
         study, loaded, trials, timeout=timeout, workers=workers, device=device, tracking_uri=tracking_uri
     )

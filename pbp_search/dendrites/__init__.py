@@ -2,12 +2,13 @@
 
 from pbp_search.dendrites.adapters import Adapter, LastState
 from pbp_search.dendrites.attach import Adapters, Placement, attach, dendritic_modules
-from pbp_search.dendrites.fold import Fused, fold, parameter_count, weight_bytes
+from pbp_search.dendrites.fold import Fused, fold
 from pbp_search.dendrites.growth import Growth, draw, grow
 from pbp_search.dendrites.module import Dendrite, Dendritic
 from pbp_search.dendrites.objective import Projection, correlation, standardise
 from pbp_search.dendrites.optimiser import Adam
 from pbp_search.dendrites.record import Record, record
+from pbp_search.dendrites.sizes import multiply_accumulates, parameter_count, weight_bytes
 from pbp_search.dendrites.spec import DendriteSpec
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "draw",
     "fold",
     "grow",
+    "multiply_accumulates",
     "parameter_count",
     "record",
     "standardise",

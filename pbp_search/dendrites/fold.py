@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from pbp_search.dendrites.attach import dendritic_modules
 from pbp_search.dendrites.module import Dendrite, Dendritic, Wrapper, add_branches, along, copy_of
@@ -157,15 +156,3 @@ def _stacked(parts: list[nn.Module]) -> nn.Module:
 
 def _outputs(layer: nn.Module) -> str:
     return "out_features" if isinstance(layer, nn.Linear) else "out_channels"
-
-
-def parameter_count(network: nn.Module) -> int:
-    """How many parameters the folded network stores. Nothing in a dendritic network is scaffolding."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def weight_bytes(network: nn.Module) -> int:
-    """The bytes of a network's parameters and persistent buffers; what is tied counts once."""
-    leaves = tree_flatten(network.state_dict(keep_vars=True))[0]  # quantised layers have more than tensors there
-    values = {id(value): value for value in leaves if isinstance(value, Tensor)}
-    return sum(value.numel() * value.element_size() for value in values.values())

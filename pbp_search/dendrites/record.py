@@ -184,19 +184,28 @@ def _affordable_rows(module: Dendritic, room: int, rows: int) -> int:
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
     """A network in evaluation mode whose parameters take no gradient, and back."""
-    modes = {part: part.training for part in network.modules()}
     if any(map(is_lazy, network.parameters())):
         raise InputError("The network has lazy modules without parameters yet: run it once before recording.")
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    with evaluating(network):
+        try:
+            for parameter in learning:
+                parameter.requires_grad_(False)
+            with torch.enable_grad(), _without_cudnn() if _recurrent(network) else nullcontext(), uncompiled():
+                yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode, and back."""
+    modes = {part: part.training for part in network.modules()}
     network.eval()
     try:
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        with torch.enable_grad(), _without_cudnn() if _recurrent(network) else nullcontext(), _uncompiled():
-            yield
+        yield
     finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
         for part, mode in modes.items():
             part.training = mode
 
@@ -214,7 +223,7 @@ def _reentrant_refused() -> Iterator[None]:
         ) from error
 
 
-def _uncompiled() -> AbstractContextManager[None]:
+def uncompiled() -> AbstractContextManager[None]:
     """What is compiled runs as it is written: a compiler cannot follow hooks. It is there only if it has been used."""
     used = "torch._dynamo" in sys.modules
     context: AbstractContextManager[None] = torch.compiler.set_stance("force_eager") if used else nullcontext()

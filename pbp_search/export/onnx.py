@@ -86,6 +86,7 @@ def export_onnx(
             "dendrites": milestone.dendrites,
             "parameters": milestone.parameters,
             "weight_bytes": milestone.weight_bytes,
+            "macs": milestone.macs,
             "file_bytes": file.stat().st_size,
             "validation_score": evaluate(network, task, data.validation),
             "test_score": float(task.score(run_onnx(file, test.inputs), test.targets)),

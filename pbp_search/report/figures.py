@@ -1,4 +1,4 @@
-"""The front as figures: score against parameters, every network a point, the front a line.
+"""The front as figures: score against size, every network a point, the front a line.
 
 Colours are from the palette of M. Okabe and K. Ito, told apart by the colour-blind; the number of dendrites is also
 told by the marker.
@@ -14,6 +14,7 @@ from matplotlib.ticker import NullLocator
 
 from pbp_search.front import Front
 from pbp_search.search import Rung, Study
+from pbp_search.training.milestone import UNITS
 
 _COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7")
 _PLOTLY_MARKERS = ("circle", "square", "diamond", "triangle-up", "star")
@@ -40,9 +41,13 @@ def _line(front: Front[Rung]) -> tuple[list[float], list[float]]:
     return [point.size for point in front], [point.score for point in front]
 
 
-def _ticks(rungs: Sequence[Rung]) -> list[int]:
-    """Round numbers of parameters, 1, 2 and 5 of each power of ten, around the networks' sizes."""
-    sizes = [rung.milestone.parameters for rung in rungs] or [1]
+def _sizes(study: Study, rungs: Sequence[Rung]) -> list[int]:
+    return [rung.milestone.size(study.definition.size) for rung in rungs]
+
+
+def _ticks(study: Study) -> list[int]:
+    """Round sizes, 1, 2 and 5 of each power of ten, around those of the networks."""
+    sizes = _sizes(study, study.rungs()) or [1]
     powers = range(int(math.log10(min(sizes))), int(math.log10(max(sizes))) + 2)
     ticks = [digit * 10**power for power in powers for digit in (1, 2, 5)]
     return [tick for tick in ticks if min(sizes) / 2 <= tick <= max(sizes) * 2]
@@ -51,26 +56,27 @@ def _ticks(rungs: Sequence[Rung]) -> list[int]:
 def draw_plotly(study: Study) -> go.Figure:
     """An interactive figure; hovering tells a network's trial, width and scores."""
     figure = go.Figure()
+    unit = UNITS[study.definition.size]
     sizes, scores = _line(study.front())
     step = {"color": _LINE, "shape": "hv", "width": 2}
     figure.add_scatter(x=sizes, y=scores, mode="lines", name="front", line=step, hoverinfo="skip")
     for dendrites, rungs in _by_dendrites(study.rungs()).items():
         index = min(dendrites, len(_COLOURS) - 1)
         figure.add_scatter(
-            x=[rung.milestone.parameters for rung in rungs],
+            x=_sizes(study, rungs),
             y=[rung.milestone.score for rung in rungs],
             mode="markers",
             name=_name(dendrites),
             marker={"color": _COLOURS[index], "symbol": _PLOTLY_MARKERS[index], "size": 9},
             customdata=[[rung.trial, rung.milestone.config.width, rung.milestone.train_score] for rung in rungs],
             hovertemplate=(
-                "trial %{customdata[0]}, width %{customdata[1]}<br>%{x:,} parameters<br>"
+                f"trial %{{customdata[0]}}, width %{{customdata[1]}}<br>%{{x:,}} {unit}<br>"
                 "validation %{y:.4f}<br>training %{customdata[2]:.4f}<extra></extra>"
             ),
         )
     figure.update_layout(title=_title(study), template="plotly_white", hovermode="closest")
-    ticks = _ticks(study.rungs())
-    figure.update_xaxes(title="parameters", type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    ticks = _ticks(study)
+    figure.update_xaxes(title=unit, type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     figure.update_yaxes(title=f"validation {study.definition.metric}")
     return figure
 
@@ -84,7 +90,7 @@ def draw_png(study: Study, path: Path) -> None:
     for dendrites, rungs in _by_dendrites(study.rungs()).items():
         index = min(dendrites, len(_COLOURS) - 1)
         axes.scatter(
-            [rung.milestone.parameters for rung in rungs],
+            _sizes(study, rungs),
             [rung.milestone.score for rung in rungs],
             color=_COLOURS[index],
             marker=_MATPLOTLIB_MARKERS[index],
@@ -93,10 +99,10 @@ def draw_png(study: Study, path: Path) -> None:
             zorder=3,
         )
     axes.set_xscale("log")
-    ticks = _ticks(study.rungs())
+    ticks = _ticks(study)
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("parameters")
+    axes.set_xlabel(UNITS[study.definition.size])
     axes.set_ylabel(f"validation {study.definition.metric}", parse_math=False)
     axes.set_title(_title(study), parse_math=False)
     axes.grid(alpha=0.3)

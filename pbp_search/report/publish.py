@@ -12,7 +12,18 @@ from rich.table import Table
 from pbp_search.front import Front
 from pbp_search.search import Rung, Study
 
-_COLUMNS = ("trial", "width", "dendrites", "parameters", "weight_bytes", "score", "train_score", "epochs", "seconds")
+_COLUMNS = (
+    "trial",
+    "width",
+    "dendrites",
+    "parameters",
+    "weight_bytes",
+    "macs",
+    "score",
+    "train_score",
+    "epochs",
+    "seconds",
+)
 
 
 def front_json(front: Front[Rung]) -> str:
@@ -34,7 +45,7 @@ def front_table(study: Study) -> Table:
     metric = study.definition.metric
     front = study.front()
     title = f"Front of {study.name}: {len(front)} of {len(study.rungs())} networks (validation {metric})"
-    table = Table(title=escape(title), box=box.SIMPLE, title_justify="left", padding=(0, 0, 0, 1))
+    table = Table(title=escape(title), box=box.SIMPLE, title_justify="left", padding=0)
     short = {"weight_bytes": "bytes", "train_score": "train"}
     for column in _COLUMNS:
         table.add_column(short.get(column, column), justify="right", no_wrap=True)

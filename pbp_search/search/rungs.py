@@ -1,9 +1,11 @@
 """Rungs: what a finished trial of a study left, read back from Optuna's storage.
 
 An Optuna trial is one rung: a configuration at d dendrites, continued from the milestone that it has at d - 1. Its
-parameters are the configuration's and ``dendrites``; its values are the score and log10 of the parameters.
+parameters are the configuration's and ``dendrites``; its values are the score and log10 of the study's
+kind of size.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.front import Front, Point
-from pbp_search.training import Direction, Milestone
+from pbp_search.training import Direction, Milestone, Size
+from pbp_search.training.milestone import UNITS
 
 # Names of the user attributes of our trials.
 CONFIGURATION = "configuration"
@@ -51,6 +54,7 @@ class Rung:
             "dendrites": milestone.dendrites,
             "parameters": milestone.parameters,
             "weight_bytes": milestone.weight_bytes,
+            "macs": milestone.macs,
             "score": milestone.score,
             "train_score": milestone.train_score,
             "epochs": milestone.epochs,
@@ -102,7 +106,26 @@ class Rungs:
         return [rung for trial in finished if (rung := self._known[trial.number]) is not None]
 
 
-def front_of(rungs: Iterable[Rung], direction: Direction) -> Front[Rung]:
-    """The front of validation score against parameters."""
-    points = (Point(rung.milestone.score, rung.milestone.parameters, rung) for rung in rungs)
-    return Front(points, direction)
+def values_of(milestone: Milestone, size: Size) -> list[float]:
+    """The values of a trial: the validation score, and log10 of the size."""
+    return [milestone.score, math.log10(milestone.size(size))]
+
+
+def front_of(rungs: Iterable[Rung], direction: Direction, size: Size = "parameters") -> Front[Rung]:
+    """The front of validation score against a kind of size."""
+    points = (Point(rung.milestone.score, rung.milestone.size(size), rung) for rung in rungs)
+    return Front(points, direction, UNITS[size])
+
+
+def best_of(front: Front[Rung], size: Size, max_parameters: int | None, min_score: float | None) -> Point[Rung]:
+    """The best point of a front under a limit of parameters, whatever its sizes are: see :meth:`Front.best`.
+
+    Raises:
+        NothingFitsError: No point fits. The message names the nearest.
+    """
+    if max_parameters is None:
+        return front.best(min_score=min_score)
+    rungs = [point.payload for point in front]
+    front_of(rungs, front.direction).best(max_parameters, min_score)  # where nothing fits, it says so in parameters
+    small = [rung for rung in rungs if rung.milestone.parameters <= max_parameters]
+    return front_of(small, front.direction, size).best(min_score=min_score)

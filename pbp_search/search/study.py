@@ -12,16 +12,17 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
 from pbp_search.errors import CheckpointError, SettingsError, StudyError
-from pbp_search.front import Front
+from pbp_search.front import Front, Point
 from pbp_search.home import Home, StudyFolder, check_name
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import Claims
-from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, Rungs, front_of, trials_of
+from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, Rungs, best_of, front_of, trials_of
+from pbp_search.search.sizes import NetworkSizes, capped
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.storage import open_storage, patient, rename_study
 from pbp_search.settings import Settings
 from pbp_search.tasks import check_sendable
-from pbp_search.training import Checkpoint, Direction, EpochRecord, Task, check_task
+from pbp_search.training import Checkpoint, Direction, EpochRecord, Size, Task, check_task
 from pbp_search.training.device import device_of
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ class Definition(Settings):
     Attributes:
         task: The task's name.
         metric: The metric of the first objective.
-        direction: Its direction. The second objective, log10 of the parameters, is minimised.
+        direction: Its direction. The second objective, log10 of the size, is minimised.
         space: What is searched.
         seed: Keys every random stream of the study.
+        size: What the size counts.
+        max_parameters: No larger network is trained; None for no limit. The space has no width that is above it.
     """
 
     task: str
@@ -51,6 +54,8 @@ class Definition(Settings):
     direction: Direction
     space: SearchSpace
     seed: int = Field(ge=0)
+    size: Size = "parameters"
+    max_parameters: int | None = Field(None, ge=1)
 
     def difference(self, other: "Definition") -> list[str]:
         """Where two definitions differ, each as ``field: this one's value, not the other's``."""
@@ -106,6 +111,8 @@ class Study:
         *,
         space: SearchSpace | None = None,
         seed: int | None = None,
+        size: Size | None = None,
+        max_parameters: int | None = None,
         storage: str | None = None,
     ) -> "Study":
         """Make a study of a task, or open the one of that name if it is the same.
@@ -116,16 +123,23 @@ class Study:
             home: The folder that holds its state; ``mlruns`` by default.
             space: What is searched; the task's default space for a new study, the study's own for an existing one.
             seed: Keys every random stream; 0 for a new study, the study's own for an existing one.
+            size: What the second objective counts: ``parameters``, ``weight_bytes`` or ``macs`` (multiply-accumulates
+                for one sample); parameters for a new study, the study's own for an existing one.
+            max_parameters: No larger network is trained, and no width is drawn whose base network is larger; no limit
+                for a new study, the study's own for an existing one.
             storage: A database URL; an SQLite file in the home by default.
 
         Raises:
-            StudyError: A study of this name differs in its task, space, objectives or seed.
+            StudyError: A study of this name differs in its task, space, objectives, limit or seed.
             TaskError: The task has no default space: its smallest network, or its own space, does not work.
             StorageError: The storage cannot be opened.
+            InputError: Even the smallest network of the space is above the limit.
         """
         name = check_name(task.name if name is None else name)
         home = home or Home.at("mlruns")
-        new = _define(task, space or SearchSpace.for_task(task), seed or 0)
+        sizes = NetworkSizes(task)
+        default = space or SearchSpace.for_task(task)
+        new = _define(task, default, seed or 0, size or "parameters", max_parameters, sizes)
         opened = open_storage(home, storage)
         with home.creation_lock():
             study = optuna.create_study(
@@ -136,12 +150,19 @@ class Study:
             if _DEFINITION not in study.user_attrs and not trials_of(study) and same_directions:
                 with warnings.catch_warnings():  # names for the dashboard; experimental in Optuna
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    study.set_metric_names([task.metric, "log10_parameters"])
+                    study.set_metric_names([task.metric, f"log10_{new.size}"])
                 study.set_user_attr(_FOLDER, home.new_study(name).create().identity)
                 study.set_user_attr(_DEFINITION, new.to_dict())
         created = cls(study, home, storage)
         own = created.definition
-        wanted = _define(task, space or own.space, own.seed if seed is None else seed)
+        wanted = _define(
+            task,
+            space or own.space,
+            own.seed if seed is None else seed,
+            size or own.size,
+            own.max_parameters if max_parameters is None else max_parameters,
+            sizes,
+        )
         difference = own.difference(wanted)
         if difference:
             raise StudyError(
@@ -204,7 +225,8 @@ class Study:
         if workers > 1:
             check_sendable(task)
         self.folder.create()
-        difference = self.definition.difference(_define(task, self.definition.space, self.definition.seed))
+        same = {"task": task.name, "metric": task.metric, "direction": task.direction}
+        difference = self.definition.difference(self.definition.model_copy(update=same))
         if difference:
             raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
         tracker = Tracker(self.folder, self.name, tracking_uri)
@@ -218,6 +240,8 @@ class Study:
             space=self.definition.space,
             seed=self.definition.seed,
             device=device,
+            size=self.definition.size,
+            max_parameters=self.definition.max_parameters,
         )
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
         try:
@@ -266,8 +290,18 @@ class Study:
         return self._rungs.of(self._trials())
 
     def front(self) -> Front[Rung]:
-        """The front of validation score against parameters."""
-        return front_of(self.rungs(), self.definition.direction)
+        """The front of validation score against the study's size."""
+        return front_of(self.rungs(), self.definition.direction, self.definition.size)
+
+    def best(self, max_parameters: int | None = None, min_score: float | None = None) -> Point[Rung]:
+        """The best point of the front with at most a number of parameters, whatever the study's size is.
+
+        With ``min_score`` that is the smallest one that reaches the score.
+
+        Raises:
+            NothingFitsError: No point fits. The message names the nearest.
+        """
+        return best_of(self.front(), self.definition.size, max_parameters, min_score)
 
     def checkpoint(self, trial: int) -> Checkpoint:
         """The milestone of a trial, with its weights. Those of the front are there, and not all others.
@@ -329,13 +363,17 @@ class Study:
             return ()
 
 
-def _define(task: Task, space: SearchSpace, seed: int) -> Definition:
+def _define(
+    task: Task, space: SearchSpace, seed: int, size: Size, max_parameters: int | None, sizes: NetworkSizes
+) -> Definition:
     return Definition(
         task=task.name,
         metric=task.metric,
         direction=task.direction,
-        space=space,
+        space=capped(space, max_parameters, sizes),
         seed=seed,
+        size=size,
+        max_parameters=max_parameters,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, get_args, get_origin
 
-import optuna
+from optuna.trial import BaseTrial
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
@@ -84,7 +84,7 @@ class Setting:
             raise ValueError(f"input {error}") from None
         return fixed
 
-    def suggest(self, trial: optuna.Trial, name: str, value: Value) -> Any:
+    def suggest(self, trial: BaseTrial, name: str, value: Value) -> Any:
         """Draw from a value that is searched, as a parameter of that name, and return what the core takes."""
         drawn: Any = value
         if isinstance(value, Choices):

@@ -5,7 +5,6 @@ stopped in good order, then a milestone that has earned its next generation, the
 """
 
 import logging
-import math
 import time
 import traceback
 import uuid
@@ -35,12 +34,14 @@ from pbp_search.search.rungs import (
     front_of,
     rung_of,
     trials_of,
+    values_of,
 )
 from pbp_search.search.sampler import KeyedSampler
+from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.storage import is_away, open_storage, patient
 from pbp_search.tracking import Tracker, TrialRecord
-from pbp_search.training import Checkpoint, EpochRecord, Task, run_rung
+from pbp_search.training import Checkpoint, EpochRecord, Size, Task, run_rung
 from pbp_search.training.rung import OnEpoch
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class Setup:
     space: SearchSpace = field(compare=False)
     seed: int = field(compare=False)
     device: str = field(compare=False)
+    size: Size = field(compare=False)
+    max_parameters: int | None = field(compare=False)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -88,6 +91,7 @@ class Worker:
         self._rungs = Rungs()
         self._tracker = Tracker(setup.folder, setup.study, setup.tracking_uri)
         self._data = setup.task.data()
+        self._sizes = NetworkSizes(setup.task, self._data)
         self._history: list[EpochRecord] = []
 
     def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
@@ -246,9 +250,9 @@ class Worker:
             if not self._latest(trial).state.is_finished():  # or the storage went away right after this
                 self._storage.set_trial_user_attr(trial._trial_id, CHECKPOINT, name)
                 self._storage.set_trial_user_attr(trial._trial_id, MILESTONE, milestone.to_dict())
-                self._study.tell(trial.number, [milestone.score, math.log10(milestone.parameters)])
+                self._study.tell(trial.number, values_of(milestone, self._setup.size))
             rungs = self._rungs.of(trials_of(self._study))
-            self._checkpoints.tidy(rungs, front_of(rungs, self._setup.task.direction))
+            self._checkpoints.tidy(rungs, front_of(rungs, self._setup.task.direction, self._setup.size))
         return Outcome(trial.number, milestone, None)
 
     @patient

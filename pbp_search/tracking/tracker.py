@@ -263,6 +263,7 @@ def _metrics(record: TrialRecord) -> list[Metric]:
             "train_score": milestone.train_score,
             "parameters": milestone.parameters,
             "weight_bytes": milestone.weight_bytes,
+            "macs": milestone.macs,
             "dendrites_achieved": milestone.dendrites,
             "epochs": milestone.epochs,
             "seconds": milestone.seconds,

@@ -2,7 +2,7 @@
 
 from pbp_search.training.config import CycleSchedule, Fixed, Plateau, TrialConfig
 from pbp_search.training.data import Data, Source, Split
-from pbp_search.training.milestone import Checkpoint, EpochRecord, GrowthRecord, Milestone, build_network
+from pbp_search.training.milestone import Checkpoint, EpochRecord, GrowthRecord, Milestone, Size, build_network
 from pbp_search.training.neuron_phase import evaluate, train_neurons
 from pbp_search.training.rung import run_chain, run_rung
 from pbp_search.training.stopping import Stopper, better
@@ -19,6 +19,7 @@ __all__ = [
     "GrowthRecord",
     "Milestone",
     "Plateau",
+    "Size",
     "Source",
     "Split",
     "Stopper",

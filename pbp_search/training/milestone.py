@@ -17,18 +17,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pbp_search.dendrites import attach
+from pbp_search.dendrites import attach, multiply_accumulates
 from pbp_search.dendrites.record import called
 from pbp_search.errors import CheckpointError
 from pbp_search.settings import Settings
 from pbp_search.training.config import TrialConfig
-from pbp_search.training.data import Data, first_batch
+from pbp_search.training.data import Data, first_batch, moved
 from pbp_search.training.streams import global_stream
 from pbp_search.training.task import Task, adapters_of
 
-FORMAT = "pbp-search-milestone-2"
+FORMAT = "pbp-search-milestone-3"
 
 Phase = Literal["neuron", "dendrite"]
+
+Size = Literal["parameters", "weight_bytes", "macs"]
+
+UNITS: dict[Size, str] = {
+    "parameters": "parameters",
+    "weight_bytes": "bytes of weights",
+    "macs": "multiply-accumulates",
+}
+"""What each kind of size counts, in words."""
 
 
 class EpochRecord(Settings):
@@ -73,6 +82,7 @@ class Milestone(Settings):
         dendrites: The generations the network has; fewer than requested if the last one was thrown away.
         parameters: What the folded network stores.
         weight_bytes: The bytes of its parameters and buffers.
+        macs: Its multiply-accumulates for one sample: see :func:`pbp_search.dendrites.multiply_accumulates`.
         score: The metric on the validation data.
         train_score: The metric on the training data.
         epochs: Epochs of both phases since the start of the chain, failed tries included.
@@ -85,6 +95,7 @@ class Milestone(Settings):
     dendrites: int = Field(ge=0)
     parameters: int
     weight_bytes: int
+    macs: int
     score: float
     train_score: float
     epochs: int
@@ -95,6 +106,10 @@ class Milestone(Settings):
     def accepted(self) -> bool:
         """Whether the generation of this rung stayed."""
         return self.dendrites == self.requested
+
+    def size(self, kind: Size) -> int:
+        """The figure of one kind; at least 1, for logarithms."""
+        return max(1, int(getattr(self, kind)))
 
 
 @dataclass(frozen=True)
@@ -192,6 +207,13 @@ def build_network(task: Task, config: TrialConfig, dendrites: int, data: Data[An
             for _ in range(dendrites):
                 module.accept(module.generation())
     return network
+
+
+def macs_of(network: nn.Module, data: Data[Any]) -> int:
+    """The multiply-accumulates of a network for one training sample: always of the same few samples."""
+    device = next(network.parameters()).device
+    with global_stream(0, "macs"):  # it may say which batch of a loader is the first
+        return multiply_accumulates(network, moved(first_batch(data.train, 2), device)[0])
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:

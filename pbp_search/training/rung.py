@@ -38,6 +38,7 @@ from pbp_search.training.milestone import (
     Milestone,
     Phase,
     build_network,
+    macs_of,
     weights_of,
 )
 from pbp_search.training.neuron_phase import evaluate, train_neurons
@@ -239,6 +240,7 @@ class _Rung:
             dendrites=self.generation,
             parameters=parameter_count(network),
             weight_bytes=weight_bytes(network),
+            macs=macs_of(network, self.data),
             score=score,
             train_score=evaluate(network, self.task, self.data.train),
             epochs=self.epochs,

@@ -30,6 +30,16 @@ CASES: dict[str, tuple[list[str], str]] = {
     "timeout in weeks": ([*RUN, "--timeout", "2w"], "Invalid value for '--timeout': '2w' is not a time span"),
     "negative seed": ([*RUN, "--seed", "-1"], "Invalid value for '--seed': -1 is not in the range"),
     "huge seed": ([*RUN, "--seed", str(2**31)], "Invalid value for '--seed'"),
+    "unknown size": ([*RUN, "--size", "grams"], "Invalid value for '--size': 'grams' is not one of"),
+    "a limit of nothing": ([*RUN, "--max-params", "0"], "Invalid value for '--max-params': 0 is not in the range"),
+    "a limit below any network": (
+        [*RUN, "--study", "small", "--max-params", "6"],
+        "The smallest network of the task 'own', of width 1, has 7 parameters, more than the limit of 6: raise",
+    ),
+    "a fresh start below any network": (
+        [*RUN, "--fresh", "--max-params", "6"],
+        "The smallest network of the task 'own', of width 1, has 7 parameters, more than the limit of 6: raise",
+    ),
     # Studies
     "unknown study": (["front", "missing"], "There is no study 'missing': available are own."),
     "unknown study to export": (["export", "missing", "--output", "out"], "There is no study 'missing'"),
@@ -37,6 +47,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "study above": ([*RUN, "--study", "../a"], "The study name '../a' is not allowed"),
     "study without a name": ([*RUN, "--study", ""], "The study name '' is not allowed"),
     "other seed": ([*RUN, "--seed", "7"], "The study 'own' exists and differs (seed: 0, not 7)"),
+    "other size": ([*RUN, "--size", "macs"], "The study 'own' exists and differs (size: parameters, not macs)"),
+    "other limit": ([*RUN, "--max-params", "99"], "The study 'own' exists and differs (max_parameters: None, not 99)"),
     "other task": (["run", "broken.py:OtherTask", "--study", "own"], "The study 'own' exists and differs (task: own"),
     # Spaces
     "no space file": ([*RUN, "--space", "missing.toml"], "The space file missing.toml cannot be read: No such file or"),

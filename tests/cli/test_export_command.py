@@ -10,6 +10,7 @@ from pbp_search.home import Home
 from pbp_search.search import Study
 from pbp_search.tasks import load_task
 from pbp_search.tasks.digits import DigitsMLP
+from pbp_search.training import Checkpoint
 from tests.cli.commands import Called
 from tests.quick_studies import checkpoint_file, fill, milestone, random_checkpoint
 
@@ -46,6 +47,24 @@ def test_the_best_network_is_exported(call: Call, study: Study, folder: Path) ->
 def test_the_smallest_network_that_reaches_a_score(call: Call, folder: Path) -> None:
     assert call("export", "own", "--task", "own.py:Own", "--output", "out", "--min-score", "0.5").code == 0
     assert json.loads((folder / "out" / "model.json").read_text())["about"]["trial"] == 0
+
+
+def test_a_limit_of_parameters_is_one_in_a_study_of_another_size(call: Call, folder: Path, place: Home) -> None:
+    task = load_task(f"{folder}/own.py:Own")
+    study = Study.create(task, "work", place, size="macs")
+    milestones = []
+    for trial, (generations, score, macs) in enumerate([(0, 0.5, 30), (1, 0.6, 20), (2, 0.7, 40)]):
+        checkpoint = random_checkpoint(task, generations)
+        changes = {"score": score, "train_score": score, "macs": macs}
+        milestones.append(checkpoint.milestone.model_copy(update=changes))
+        Checkpoint(milestones[-1], checkpoint.weights).save(study.folder.milestone(trial))
+    fill(study, milestones)
+    options = ["--task", "own.py:Own", "--output", "out", "--max-params"]
+    assert call("export", "work", *options, milestones[1].parameters).code == 0
+    card = json.loads((folder / "out" / "model.json").read_text())
+    assert (card["about"]["trial"], card["parameters"], card["macs"]) == (1, milestones[1].parameters, 20)
+    refused = call("export", "work", *options, milestones[0].parameters)
+    assert refused.code == 2
 
 
 def test_a_built_in_task_needs_no_file(call: Call, folder: Path, place: Home) -> None:

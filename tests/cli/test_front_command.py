@@ -12,7 +12,8 @@ from pbp_search.tasks import load_task
 from tests.cli.commands import Called
 
 Call = Callable[..., Called]
-KEYS = {"trial", "width", "dendrites", "parameters", "weight_bytes", "score", "train_score", "epochs", "seconds"}
+SIZES = {"parameters", "weight_bytes", "macs"}
+KEYS = SIZES | {"trial", "width", "dendrites", "score", "train_score", "epochs", "seconds"}
 
 
 def test_json(call: Call, study: Study) -> None:

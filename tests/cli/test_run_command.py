@@ -2,12 +2,16 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
+import click
 import mlflow
 import pytest
 
+from pbp_search.cli.run import run
 from pbp_search.home import Home
 from pbp_search.search import Study, list_studies
+from pbp_search.training import Size
 from tests.cli.commands import Called
 from tests.quick_studies import recorded
 
@@ -54,6 +58,22 @@ def test_a_task_becomes_a_front(call: Call, folder: Path, place: Home) -> None:
     assert Study.load("own", place).definition.seed == 6
     assert recorded(place, kept[1]) == {0, 1, 2, 3}
     assert recorded(place, "own") == {0}
+
+
+def test_sizes_and_limits(call: Call, place: Home) -> None:
+    options = ["--size", "macs", "--max-params", 12]
+    assert call("run", "own.py:Own", "--trials", 2, *options).code == 0
+    definition = Study.load("own", place).definition
+    # Of width w it has 5 w + 2 parameters.
+    assert (definition.size, definition.max_parameters, definition.space.width) == ("macs", 12, (1, 2))
+    assert call("run", "own.py:Own", "--trials", 2).code == 0
+    assert Study.load("own", place).definition == definition
+
+
+def test_the_sizes_to_choose_from_are_all_there_are() -> None:
+    (option,) = [option for option in run.params if option.name == "size"]
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == get_args(Size)
 
 
 def test_fresh_without_an_old_study(call: Call, place: Home) -> None:

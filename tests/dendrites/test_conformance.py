@@ -17,6 +17,7 @@ from pbp_search.dendrites import (
     dendritic_modules,
     fold,
     grow,
+    multiply_accumulates,
     parameter_count,
     record,
     weight_bytes,
@@ -290,6 +291,7 @@ def test_the_folded_network_is_equal_and_of_the_formulas_size(layer: str, form: 
     assert not dendritic_modules(folded)
     assert parameter_count(folded) == parameter_count(network)
     assert weight_bytes(folded) == weight_bytes(network)
+    assert multiply_accumulates(folded, x) == multiply_accumulates(network, x)
     if form == "plain":
         dendrites = 0 if variant == "sham" else 2
         added = sum(

@@ -45,20 +45,6 @@ def test_the_size_is_that_of_the_formula(builder: str, generations: int) -> None
     assert weight_bytes(fold(network)) == weight_bytes(network)
 
 
-def test_weight_bytes_count_parameters_and_buffers_by_their_types() -> None:
-    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).double()
-    numbers = 2 * 3 + 3 + 4 * 3
-    assert weight_bytes(network) == 8 * numbers + 8  # and the count of batches, an int64
-    assert weight_bytes(network.float()) == 4 * numbers + 8
-
-
-def test_tied_weights_count_once() -> None:
-    network = nn.ModuleDict({"left": nn.Conv1d(1, 2, 3), "right": nn.Conv1d(1, 2, 3), "head": nn.Linear(2, 2)})
-    network["right"].weight = network["left"].weight
-    assert parameter_count(network) == 6 + 2 + 2 + 6
-    assert weight_bytes(network) == 4 * parameter_count(network)
-
-
 def test_without_dendrites_the_plain_network_comes_back() -> None:
     plain = BUILDERS["normalised"](3)
     before = state_of(plain)

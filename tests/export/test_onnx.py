@@ -123,6 +123,7 @@ def check_card(task: Task, checkpoint: Checkpoint, result: Exported) -> None:
     assert card["config"] == milestone.config.to_dict()
     assert card["dendrites"] == milestone.dendrites
     assert card["weight_bytes"] == milestone.weight_bytes
+    assert card["macs"] == milestone.macs
     assert card["file_bytes"] == result.file.stat().st_size
     assert 0 <= card["largest_difference"] < 1e-3
     assert card["input"]["shape"] == ["batch", 2]

@@ -103,6 +103,7 @@ def test_the_file_computes_what_the_network_computes(tmp_path: Path, form: str) 
         dendrites=2,
         parameters=parameter_count(network),
         weight_bytes=weight_bytes(network),
+        macs=1,
         score=0.5,
         train_score=0.5,
         epochs=1,

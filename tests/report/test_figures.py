@@ -10,7 +10,7 @@ from pbp_search.home import Home
 from pbp_search.report import write_front
 from pbp_search.report.figures import draw_plotly, draw_png
 from pbp_search.search import Study
-from pbp_search.training import Milestone, Task
+from pbp_search.training import Milestone, Size, Task
 from tests.quick_studies import Dots, fill, milestone
 from tests.training.tiny_tasks import Bowl
 
@@ -53,6 +53,21 @@ def test_axes_and_title_name_what_is_shown(study: Study) -> None:
     assert layout.title.text == f"{study.name}: how small at which {metric}?"
     assert (layout.xaxis.title.text, layout.xaxis.type) == ("parameters", "log")
     assert layout.yaxis.title.text == f"validation {metric}"
+
+
+def test_the_size_is_the_studys(home: Home, tmp_path: Path) -> None:
+    units: dict[Size, str] = {"weight_bytes": "bytes of weights", "macs": "multiply-accumulates"}
+    for size, unit in units.items():
+        study = fill(Study.create(Dots(), size, home, size=size), GROWN)
+        figure = draw_plotly(study)
+        line, *groups = figure.data
+        assert list(line.x) == [point.payload.milestone.size(size) for point in study.front()]
+        drawn = {row[0]: x for group in groups for x, row in zip(group.x, group.customdata, strict=True)}
+        assert drawn == {rung.trial: rung.milestone.size(size) for rung in study.rungs()}
+        assert figure.layout.xaxis.title.text == unit
+        assert all(f"%{{x:,}} {unit}<br>" in group.hovertemplate for group in groups)
+        draw_png(study, tmp_path / f"{size}.png")
+        assert (tmp_path / f"{size}.png").stat().st_size > 1000
 
 
 def test_a_study_without_rungs_has_an_empty_figure(home: Home, tmp_path: Path) -> None:

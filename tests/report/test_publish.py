@@ -11,10 +11,12 @@ from rich.console import Console
 from pbp_search.home import Home
 from pbp_search.report import front_csv, front_json, front_table, publish_front, write_front
 from pbp_search.search import Study
+from pbp_search.training import Size
 from tests.quick_studies import Dots, fill, milestone, quick_config
 from tests.training.tiny_tasks import Bowl
 
-COLUMNS = ["trial", "width", "dendrites", "parameters", "weight_bytes", "score", "train_score", "epochs", "seconds"]
+COLUMNS = ["trial", "width", "dendrites", "parameters", "weight_bytes", "macs"]
+COLUMNS += ["score", "train_score", "epochs", "seconds"]
 
 
 def wide(width: int) -> dict[str, object]:
@@ -49,6 +51,7 @@ def test_json_rows_are_the_front_smallest_first(study: Study) -> None:
         "dendrites": 1,
         "parameters": 1234,
         "weight_bytes": 4936,
+        "macs": 3702,
         "score": 2 / 3,
         "train_score": 2 / 3,
         "epochs": 1500,
@@ -82,12 +85,12 @@ def test_the_table_shows_all_of_it_on_80_columns(study: Study) -> None:
     text = shown(study, 80)
     lines = [line.split() for line in text.splitlines() if line.strip()]
     assert text.startswith("Front of dots: 3 of 4 networks (validation fit)")
-    assert lines[1] == ["trial", "width", "dendrites", "parameters", "bytes", "score", "train", "epochs", "seconds"]
+    assert lines[1] == [*COLUMNS[:4], "bytes", "macs", "score", "train", "epochs", "seconds"]
     rows = [line for line in lines if line[0].isdigit()]
     assert rows == [
-        ["0", "1", "0", "12", "48", "0.5000", "0.5500", "2", "0.2"],
-        ["2", "2", "1", "1,234", "4,936", "0.6667", "0.6667", "1,500", "62.0"],
-        ["3", "64", "3", "123,456", "493,824", "0.9679", "1.0000", "2", "3600.0"],
+        ["0", "1", "0", "12", "48", "36", "0.5000", "0.5500", "2", "0.2"],
+        ["2", "2", "1", "1,234", "4,936", "3,702", "0.6667", "0.6667", "1,500", "62.0"],
+        ["3", "64", "3", "123,456", "493,824", "370,368", "0.9679", "1.0000", "2", "3600.0"],
     ]
     assert "…" not in text
     assert all(len(line) <= 80 for line in text.splitlines())
@@ -97,6 +100,15 @@ def test_a_minimised_metric(home: Home) -> None:
     study = fill(Study.create(Bowl(), home=home), MILESTONES)
     assert [row["trial"] for row in json.loads(front_json(study.front()))] == [0, 1]
     assert "2 of 4 networks (validation error)" in shown(study, 80)
+
+
+def test_the_size_of_a_study_decides_its_front(home: Home) -> None:
+    milestones = [milestone(0.5, 12, macs=90), milestone(0.6, 20, macs=80, weight_bytes=7)]
+    fronts: dict[Size, list[int]] = {"parameters": [0, 1], "weight_bytes": [1], "macs": [1]}
+    for size, trials in fronts.items():
+        study = fill(Study.create(Dots(), size, home, size=size), milestones)
+        assert [row["trial"] for row in json.loads(front_json(study.front()))] == trials
+        assert f"{len(trials)} of 2 networks" in shown(study, 80)
 
 
 def test_publishing_puts_the_files_beside_the_study_and_on_its_run(study: Study) -> None:

@@ -103,6 +103,6 @@ def test_a_trial_that_failed_before_it_succeeded_is_recorded_as_what_it_is(home:
     trial = finished.finished()[0]
     failed_once = copy.deepcopy(trial)
     failed_once.user_attrs["failure"] = "RuntimeError: no memory for a moment"
-    record = worker.record_of(failed_once, finished.folder)
+    record = worker.record_of(failed_once, ())
     assert record.failure is None
     assert record.milestone is not None

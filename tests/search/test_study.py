@@ -9,11 +9,30 @@ import pytest
 from optuna.trial import TrialState
 from torch import Tensor, nn
 
-from pbp_search.errors import CheckpointError, SettingsError, StorageError, StudyError, TaskError
+from pbp_search.errors import (
+    CheckpointError,
+    InputError,
+    NothingFitsError,
+    SettingsError,
+    StorageError,
+    StudyError,
+    TaskError,
+)
 from pbp_search.home import Home
 from pbp_search.search import Outcome, SearchSpace, Study, list_studies
 from pbp_search.training import Direction, run_rung
-from tests.quick_studies import Dots, checkpoint_file, figures, quick_space, quick_study, recorded, story, weight_bits
+from tests.quick_studies import (
+    Dots,
+    checkpoint_file,
+    figures,
+    fill,
+    milestone,
+    quick_space,
+    quick_study,
+    recorded,
+    story,
+    weight_bits,
+)
 from tests.training.tiny_tasks import Bowl
 
 TRIALS = 7
@@ -161,6 +180,9 @@ class WithOtherName(Dots):
         (Dots(), {"seed": 0}, "seed: 8, not 0"),
         (Downwards(), {}, "metric: fit, not misses; direction: maximize, not minimize"),
         (WithOtherName(), {}, "task: dots, not other_dots"),
+        (Dots(), {"size": "macs"}, "size: parameters, not macs"),
+        (Dots(), {"max_parameters": 999}, "max_parameters: None, not 999"),
+        (Dots(), {"max_parameters": 20}, "space.width: [1, 4], not [1, 3]; max_parameters: None, not 20"),
         (Dots(), {"space": quick_space(dendrites=0), "seed": 9}, "space.dendrites: 2, not 0; seed: 8, not 9"),
     ],
 )
@@ -187,6 +209,43 @@ def test_without_a_seed_the_studys_own_counts(home: Home) -> None:
 def test_without_a_space_the_studys_own_counts(home: Home) -> None:
     quick_study(home, space=quick_space(pool=3))
     assert quick_study(home, space=None).definition.space == quick_space(pool=3)
+
+
+def test_without_a_size_or_a_limit_the_studys_own_counts(home: Home) -> None:
+    plain = quick_study(home).definition
+    assert (plain.size, plain.max_parameters, plain.space.width) == ("parameters", None, (1, 4))
+    limited = quick_study(home, name="b", size="macs", max_parameters=20).definition
+    assert (limited.size, limited.max_parameters, limited.space.width) == ("macs", 20, (1, 3))
+    assert quick_study(home, name="b").definition == limited
+    assert Study.load("b", home)._optuna.metric_names == ["fit", "log10_macs"]
+
+
+def test_a_study_that_was_made_without_a_size_has_parameters(home: Home) -> None:
+    study = quick_study(home)
+    kept = {name: value for name, value in study.definition.to_dict().items() if name not in ("size", "max_parameters")}
+    study._optuna.set_user_attr("pbp_search", kept)
+    assert Study.load("dots", home).definition == study.definition
+    assert quick_study(home).definition == study.definition
+
+
+def test_a_limit_below_the_smallest_network_makes_nothing(home: Home) -> None:
+    with pytest.raises(InputError) as caught:
+        quick_study(home, max_parameters=6)
+    assert str(caught.value) == (
+        "The smallest network of the task 'dots', of width 1, has 7 parameters, more than the limit of 6: "
+        "raise the limit, or lower the smallest width."
+    )
+    assert list_studies(home) == []
+
+
+def test_the_best_under_a_limit_of_parameters(home: Home) -> None:
+    reached = [milestone(0.5, 12, macs=90), milestone(0.6, 20, macs=80), milestone(0.7, 30, macs=100)]
+    study = fill(quick_study(home, size="macs"), reached)
+    assert [study.best(limit).payload.trial for limit in (None, 29, 20)] == [2, 1, 1]
+    with pytest.raises(
+        NothingFitsError, match="No network has at most 19 parameters: the smallest on the front has 20"
+    ):
+        study.best(19)
 
 
 def test_the_default_is_a_study_of_the_tasks_name(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

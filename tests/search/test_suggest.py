@@ -62,7 +62,7 @@ WIDE: dict[str, Any] = {
 def suggested(space: SearchSpace, params: dict[str, Any]) -> TrialConfig:
     """The configuration of a trial that has these parameters, and is asked for these only."""
     trial = optuna.trial.FixedTrial(params)  # it refuses to be asked for what it does not have
-    config = space.suggest(trial, seed=11)  # type: ignore[arg-type]
+    config = space.suggest(trial, seed=11)
     assert trial.params == params
     return config
 

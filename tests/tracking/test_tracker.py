@@ -114,6 +114,7 @@ def test_a_run_holds_what_the_trial_is(home: Home) -> None:
         "train_score": 0.8,
         "parameters": 40,
         "weight_bytes": 160,
+        "macs": 120,
         "dendrites_achieved": 1,
         "epochs": 2,
         "seconds": 0.25,

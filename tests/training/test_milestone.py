@@ -1,16 +1,18 @@
 import json
 import random
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader, TensorDataset
 
 from pbp_search.dendrites import dendritic_modules
 from pbp_search.errors import CheckpointError
-from pbp_search.training import Checkpoint, EpochRecord, GrowthRecord, Milestone, build_network, milestone
-from pbp_search.training.milestone import FORMAT, _digest, weights_of
+from pbp_search.training import Checkpoint, Data, EpochRecord, GrowthRecord, Milestone, Size, build_network, milestone
+from pbp_search.training.milestone import FORMAT, UNITS, _digest, macs_of, weights_of
 from tests.training.tiny_tasks import Bowl, BowlWithDropout, Rings, assert_same_checkpoint, config, weight_bits
 
 
@@ -21,6 +23,7 @@ def described(**changes: object) -> Milestone:
         "dendrites": 2,
         "parameters": 61,
         "weight_bytes": 244,
+        "macs": 48,
         "score": -0.1 + 0.2,  # has no short decimal form
         "train_score": -1e-300,
         "epochs": 12,
@@ -136,6 +139,13 @@ def test_a_milestone_restores_its_network(checkpoint: Checkpoint) -> None:
 def test_whether_a_generation_stayed() -> None:
     assert described().accepted
     assert not described(requested=3).accepted
+
+
+def test_the_size_of_a_kind() -> None:
+    kinds: tuple[Size, ...] = get_args(Size)
+    assert [described().size(kind) for kind in kinds] == [61, 244, 48]
+    assert list(UNITS) == list(kinds)
+    assert described(macs=0).size("macs") == 1, "it has a logarithm"
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
@@ -326,6 +336,18 @@ def test_a_network_is_built_from_the_seed_alone() -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     other = weights_of(build_network(Bowl(), config(width=3, seed=2), 1))
     assert not torch.equal(first["0.module.weight"], other["0.module.weight"])
+
+
+def test_the_work_of_a_sample_is_counted_on_any_kind_of_data_and_draws_nothing() -> None:
+    task = Bowl()
+    split = task.data().train
+    pairs = TensorDataset(split.inputs, split.targets)
+    network = build_network(task, config(width=3), 1)
+    state = torch.get_rng_state()
+    loader = DataLoader(pairs, 32, shuffle=True, generator=torch.Generator().manual_seed(1))
+    for source in (split, pairs, loader):
+        assert macs_of(network, Data(source, source, source)) == 2 * (2 * 3 + 3 * 1) + 3 + 1
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_copy_of_weights_does_not_follow_the_network() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pbp_search.dendrites import dendritic_modules, fold, parameter_count, weight_bytes
+from pbp_search.dendrites import dendritic_modules, fold, multiply_accumulates, parameter_count, weight_bytes
 from pbp_search.errors import TrainingError
 from pbp_search.training import (
     Checkpoint,
@@ -76,6 +76,7 @@ def test_a_milestone_describes_its_network(name: str, chains: Chains) -> None:
         assert evaluate(network, task, data.train) == milestone.train_score
         assert parameter_count(fold(network)) == milestone.parameters == parameter_count(network)
         assert weight_bytes(fold(network)) == milestone.weight_bytes
+        assert multiply_accumulates(fold(network), task.data().train.inputs[:7]) == milestone.macs
         assert {len(module.dendrites) for module in dendritic_modules(network).values()} == {milestone.dendrites}
 
 
@@ -161,7 +162,7 @@ def test_a_useless_generation_is_thrown_away_and_the_network_restored(name: str)
     milestone = after.milestone
     assert (milestone.requested, milestone.dendrites, milestone.accepted) == (1, 0, False)
     assert weight_bits(after) == weight_bits(before)
-    unchanged = {"config", "dendrites", "parameters", "weight_bytes", "score", "train_score"}
+    unchanged = {"config", "dendrites", "parameters", "weight_bytes", "macs", "score", "train_score"}
     assert milestone.model_dump(include=unchanged) == before.milestone.model_dump(include=unchanged)
     assert milestone.seconds > before.milestone.seconds
     assert {growth.attempt for growth in milestone.growth} == {0, 1, 2, 3}

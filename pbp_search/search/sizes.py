@@ -1,0 +1,91 @@
+"""How large a network will be, known before it is trained: what limits of a study go by."""
+
+from bisect import bisect_right
+from dataclasses import replace
+from typing import Any
+
+from pbp_search.dendrites import DendriteSpec, parameter_count, weight_bytes
+from pbp_search.errors import InputError
+from pbp_search.search.space import SearchSpace
+from pbp_search.search.values import Choices, Range, Value
+from pbp_search.training import Data, Size, Task, TrialConfig, build_network
+from pbp_search.training.milestone import macs_of
+
+
+class NetworkSizes:
+    """The sizes of a task's networks. One is built when it is first asked for; after that its sizes are known.
+
+    They depend on the width, the form of the dendrites and their number, and on nothing else of a configuration.
+
+    Args:
+        task: What builds the networks.
+        data: Its data, if they are loaded already. They are needed for multiply-accumulates and for dendrites that see
+            another tensor only.
+    """
+
+    def __init__(self, task: Task, data: Data[Any] | None = None) -> None:
+        self.task = task
+        self._data = data
+        self._known: dict[tuple[int, DendriteSpec, int, Size], int] = {}
+
+    def parameters(self, config: TrialConfig, dendrites: int) -> int:
+        """The parameters of a configuration's network with a number of generations."""
+        return self.size(config, dendrites, "parameters")
+
+    def size(self, config: TrialConfig, dendrites: int, kind: Size) -> int:
+        """A size of a configuration's network with a number of generations, as its milestone will have it."""
+        key = (config.width, config.dendrites, dendrites, kind)
+        if key not in self._known:
+            self._known[key] = self._measured(config, dendrites, kind)
+        return self._known[key]
+
+    def fits(self, config: TrialConfig, dendrites: int, limit: int | None) -> bool:
+        """Whether a configuration's network with a number of generations is within a limit of parameters, if any."""
+        return limit is None or self.parameters(config, dendrites) <= limit
+
+    def widest(self, widths: tuple[int, int], limit: int) -> int | None:
+        """The largest of a range of widths whose base network is within a limit of parameters, by bisection.
+
+        Wider networks are taken to be larger. None if even the smallest width is above the limit.
+        """
+        lowest, highest = widths
+        fitting = bisect_right(
+            range(lowest, highest + 1), limit, key=lambda width: self.parameters(TrialConfig(width=width), 0)
+        )
+        return lowest + fitting - 1 if fitting else None
+
+    def _measured(self, config: TrialConfig, dendrites: int, kind: Size) -> int:
+        if self._data is None and kind == "macs":
+            self._data = self.task.data()
+        network = build_network(self.task, config, dendrites, self._data)
+        if kind == "macs":
+            assert self._data is not None
+            return macs_of(network, self._data)
+        return parameter_count(network) if kind == "parameters" else weight_bytes(network)
+
+
+def capped(space: SearchSpace, limit: int | None, sizes: NetworkSizes) -> SearchSpace:
+    """A space without the widths whose base networks are above a limit of parameters.
+
+    Raises:
+        InputError: All of them are.
+    """
+    if limit is None:
+        return space
+    width: Value | None
+    if isinstance(space.width, Range):
+        smallest = int(space.width.low)
+        widest = sizes.widest((smallest, int(space.width.high)), limit)
+        width = None if widest is None else replace(space.width, high=widest)
+    else:
+        choices = space.width if isinstance(space.width, Choices) else (space.width,)
+        smallest = min(map(int, choices))
+        fitting = [one for one in map(int, choices) if sizes.fits(TrialConfig(width=one), 0, limit)]
+        width = None if not fitting else Choices(fitting) if isinstance(space.width, Choices) else space.width
+    if width is None:
+        least = sizes.parameters(TrialConfig(width=smallest), 0)
+        raise InputError(
+            f"The smallest network of the task {sizes.task.name!r}, of width {smallest}, has {least:,} parameters, "
+            f"more than the limit of {limit:,}: raise the limit, or lower the smallest width."
+        )
+    return space.changed({"width": width})
