@@ -1,39 +1,63 @@
 """Which milestone has earned its next generation.
 
-The rule is the simplest sound one: a milestone may be promoted while it is on the study's front. Of networks that tie
-in score and size the first stands for all.
-Of those, the one with the fewest dendrites goes first, then the oldest. Promotions and new configurations take turns,
-so that neither starves the other.
+Asynchronous successive halving over dendrites, with two objectives: in the manner of R. Schmucker et al.,
+"Multi-objective Asynchronous Successive Halving" (arXiv 2106.12639), a milestone is promoted as soon as it is among the
+best share of those that have finished at its number of dendrites, whenever a worker is free, and a new configuration
+starts if none is. They sort by dominance. Here more is known: the size that the next rung will have. So milestones are
+sorted by their gap, the score that they lack to be on the front at that size:
+
+    gap(m) = max {score(n): n finished, size(n) <= next size(m)} - score(m)
+
+which is at most 0 where the milestone's score would do. A large network that is more accurate than all others has no
+gap, however large it is; one whose score a network of half the size has reached must gain something to be worth its
+generation, and goes behind those that need less.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 
-from optuna.trial import FrozenTrial
+from pbp_search.search.rungs import Rung, front_of
+from pbp_search.training import Direction, Size
 
-from pbp_search.search.rungs import PARENT, Rung, front_of
-from pbp_search.training import Direction
+SHARE = 1 / 3
+"""Of the milestones that have finished at a number of dendrites, the share that is promoted."""
 
 
 def next_promotion(
-    trials: Sequence[FrozenTrial], rungs: Sequence[Rung], direction: Direction, most_dendrites: int
+    rungs: Sequence[Rung],
+    continued: Collection[int],
+    direction: Direction,
+    size: Size,
+    next_size: Callable[[Rung], int | None],
 ) -> Rung | None:
     """The rung to continue with one dendrite more, or None if a new configuration should start.
 
+    The most dendrites go first, so that chains are finished; then the smallest gap, then the oldest.
+
     Args:
-        trials: All trials of the study, waiting, running and failed ones included.
-        rungs: Those of them that left a milestone.
+        rungs: Those of a study that left a milestone.
+        continued: The trials that have been continued already, whatever came of it.
         direction: Of the score.
-        most_dendrites: No network grows more.
+        size: What the front counts.
+        next_size: The size of a rung's network with one dendrite more; None if it may not grow.
     """
-    parents = {trial.user_attrs[PARENT] for trial in trials if trial.user_attrs.get(PARENT) is not None}
-    configurations = len(trials) - len(parents)
-    if len(parents) >= configurations:
-        return None
-    eligible = [
-        point.payload
-        for point in front_of(rungs, direction)
-        if point.payload.trial not in parents
-        and point.payload.milestone.accepted
-        and point.payload.milestone.dendrites < most_dendrites
-    ]
-    return min(eligible, key=lambda rung: (rung.milestone.dendrites, rung.trial), default=None)
+    sign = 1 if direction == "maximize" else -1
+    front = front_of(rungs, direction, size)
+    sizes, scores = [point.size for point in front], [sign * point.score for point in front]
+
+    def gap(rung: Rung) -> float:
+        milestone = rung.milestone
+        # One that may not grow has a place among the others all the same.
+        following = next_size(rung) or milestone.size(size)
+        return scores[bisect_right(sizes, following) - 1] - sign * milestone.score
+
+    peers: dict[int, list[Rung]] = defaultdict(list)
+    for rung in rungs:
+        peers[rung.milestone.requested].append(rung)
+    for dendrites in sorted(peers, reverse=True):
+        ranked = sorted((gap(rung), rung.trial, rung) for rung in peers[dendrites])
+        for _, trial, rung in ranked[: int(SHARE * len(ranked))]:
+            if trial not in continued and rung.milestone.accepted and next_size(rung) is not None:
+                return rung
+    return None

@@ -41,7 +41,7 @@ from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.storage import is_away, open_storage, patient
 from pbp_search.tracking import Tracker, TrialRecord
-from pbp_search.training import Checkpoint, EpochRecord, Size, Task, run_rung
+from pbp_search.training import Checkpoint, EpochRecord, Size, Task, TrialConfig, run_rung
 from pbp_search.training.rung import OnEpoch
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,9 @@ class Worker:
         return None
 
     def _promoted(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        rung = next_promotion(trials, self._rungs.of(trials), self._setup.task.direction, self._setup.space.dendrites)
+        continued = {trial.user_attrs[PARENT] for trial in trials if PARENT in trial.user_attrs}
+        rungs, direction = self._rungs.of(trials), self._setup.task.direction
+        rung = next_promotion(rungs, continued, direction, self._setup.size, self._next_size)
         if rung is None:
             return None
         # With all its parameters at once: it shall draw none.
@@ -168,6 +170,16 @@ class Worker:
             trials[rung.trial].distributions,
             {CONFIGURATION: rung.configuration, PARENT: rung.trial},
         )
+
+    def _next_size(self, rung: Rung) -> int | None:
+        """The size of a rung's network with one dendrite more; None if it may not grow."""
+        config, dendrites = rung.milestone.config, rung.milestone.dendrites + 1
+        if dendrites > self._setup.space.dendrites or not self._fits(config, dendrites):
+            return None
+        return self._sizes.size(config, dendrites, self._setup.size)
+
+    def _fits(self, config: TrialConfig, dendrites: int) -> bool:
+        return self._sizes.fits(config, dendrites, self._setup.max_parameters)
 
     def _new(self) -> FrozenTrial:
         return self._created({"dendrites": 0}, {"dendrites": IntDistribution(0, self._setup.space.dendrites)}, {})
@@ -224,6 +236,11 @@ class Worker:
         parent, dendrites = trial.user_attrs.get(PARENT), trial.params.get("dendrites", 0)
         if parent is None and dendrites > 0:
             raise SettingsError(f"A new configuration starts with 0 dendrites, not {dendrites}: enqueue dendrites=0.")
+        if not self._fits(config, dendrites):  # of networks that do not grow with their width
+            raise SettingsError(
+                f"The network of width {config.width} has {self._sizes.parameters(config, dendrites):,} parameters, "
+                f"more than the limit of {self._setup.max_parameters:,}."
+            )
         previous = None if parent is None else self._checkpoints.load(self._rung(parent))
         return run_rung(self._setup.task, config, previous, self._data, on_epoch, self._setup.device)
 

@@ -57,7 +57,7 @@ def test_a_limit_of_parameters_is_one_in_a_study_of_another_size(call: Call, fol
         checkpoint = random_checkpoint(task, generations)
         changes = {"score": score, "train_score": score, "macs": macs}
         milestones.append(checkpoint.milestone.model_copy(update=changes))
-        Checkpoint(milestones[-1], checkpoint.weights).save(study.folder.milestone(trial))
+        Checkpoint(milestones[-1], checkpoint.weights).save(checkpoint_file(study, trial))
     fill(study, milestones)
     options = ["--task", "own.py:Own", "--output", "out", "--max-params"]
     assert call("export", "work", *options, milestones[1].parameters).code == 0

@@ -1,0 +1,137 @@
+"""What would promotion have missed? Its decisions replayed on chains that were all trained to the end.
+
+    python benchmarks/replay.py --json benchmarks/results/replay.json
+
+The recorded configurations (see chains.py) arrive one after the other, in their own order and in random ones, at one
+worker that asks the rule after each rung. At the end it is counted how much of the training was saved, and which members
+of the front of all chains were not reached.
+"""
+
+import csv
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from form import Figure, figure, show
+
+from pbp_search.search import promotion
+from pbp_search.search.promotion import next_promotion
+from pbp_search.search.rungs import Rung, front_of
+from pbp_search.training import Milestone, TrialConfig
+
+RECORDED = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A recorded rung, and what it cost."""
+
+    rung: Rung
+    seconds: float
+
+
+Chains = Sequence[Sequence[Step]]
+
+
+def recorded_chains(file: Path) -> Chains:
+    """The chains of a file; their trials are numbered through."""
+    chains: dict[int, list[Step]] = {}
+    with file.open() as stream:
+        for number, row in enumerate(csv.DictReader(stream)):
+            configuration, requested = int(row["configuration"]), int(row["dendrites"])
+            chain = chains.setdefault(configuration, [])
+            milestone = Milestone.model_construct(
+                config=TrialConfig.model_construct(width=json.loads(row["params"])["width"]),
+                requested=requested,
+                dendrites=requested if int(row["accepted"]) else requested - 1,
+                parameters=int(row["parameters"]),
+                score=float(row["score"]),
+            )
+            before = sum(step.seconds for step in chain)
+            parent = chain[-1].rung.trial if chain else None
+            rung = Rung(number, configuration, parent, {}, milestone, "")
+            chain.append(Step(rung, float(row["seconds"]) - before))
+    return list(chains.values())
+
+
+def next_sizes(chains: Chains) -> dict[int, int | None]:
+    """The size of every rung's network with one dendrite more. Known from another chain of its width where its own ended."""
+    sizes = {
+        (step.rung.milestone.config.width, step.rung.milestone.dendrites): step.rung.milestone.parameters
+        for chain in chains
+        for step in chain
+    }
+    most = max(step.rung.milestone.requested for chain in chains for step in chain)
+
+    def following(rung: Rung) -> int | None:
+        width, dendrites = rung.milestone.config.width, rung.milestone.dendrites + 1
+        if dendrites > most:
+            return None
+        if (width, dendrites) in sizes:
+            return sizes[width, dendrites]
+        last = sizes[width, dendrites - 1]
+        return last + (last - sizes[width, dendrites - 2] if dendrites > 1 else last)
+
+    return {step.rung.trial: following(step.rung) for chain in chains for step in chain}
+
+
+def replayed(chains: Chains, order: Sequence[int]) -> tuple[float, set[int]]:
+    """The seconds that the rule would have spent, and the trials that it would have reached."""
+    following = next_sizes(chains)
+    steps = {step.rung.trial: step for chain in chains for step in chain}
+    after = {step.rung.parent: step for chain in chains for step in chain if step.rung.parent is not None}
+    waiting = list(reversed(order))
+    done: list[Rung] = []
+    continued: set[int] = set()
+    seconds = 0.0
+    while True:
+        rung = next_promotion(done, continued, "maximize", "parameters", lambda one: following[one.trial])
+        if rung is not None:
+            continued.add(rung.trial)
+            step = after[rung.trial]
+        elif waiting:
+            step = chains[waiting.pop()][0]
+        else:
+            return seconds, {one.trial for one in done}
+        assert steps[step.rung.trial] is step
+        seconds += step.seconds
+        done.append(step.rung)
+
+
+def judged(name: str, chains: Chains, orders: int) -> list[Figure]:
+    """What is saved and what is missed, over orders of arrival."""
+    front = front_of([step.rung for chain in chains for step in chain], "maximize")
+    total = sum(step.seconds for chain in chains for step in chain)
+    saved, missed = [], []
+    for seed in range(orders):
+        order = list(range(len(chains)))
+        if seed > 0:
+            random.Random(seed).shuffle(order)
+        seconds, reached = replayed(chains, order)
+        saved.append(seconds / total)
+        missed.append(float(sum(point.payload.trial not in reached for point in front)))
+    where = f"{name}, {len(chains)} chains, share {promotion.SHARE:.2f}"
+    return [
+        figure(f"training of all chains that promotion pays for, {where}", saved, "share", target=0.6),
+        figure(f"of {len(front)} members of their front not reached (most), {where}", [max(missed)], "members", target=0),
+    ]
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Few orders of arrival: finishes within a minute.")
+@click.option("--share", type=float, help="Another share than the default one.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write JSON.")
+def main(quick: bool, share: float | None, json_file: Path | None) -> None:
+    """Replay and print."""
+    promotion.SHARE = share or promotion.SHARE
+    figures = []
+    for file in sorted(RECORDED.glob("chains_*.csv")):
+        figures += judged(file.stem.removeprefix("chains_"), recorded_chains(file), 3 if quick else 20)
+    show(figures, json_file)
+
+
+if __name__ == "__main__":
+    main()
