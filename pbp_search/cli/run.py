@@ -20,6 +20,13 @@ from pbp_search.cli import options
 @click.option("--timeout", type=options.Duration(), help="Start no trial after this time: 90s, 10m, 2h.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train.")
 @click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:0 or mps.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["auto", "tpe", "nsga2", "gp", "random"]),
+    default="auto",
+    show_default=True,
+    help="What draws new configurations; auto is gp, then tpe.",
+)
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Keys all random streams.  [default: 0]")
 @click.option("--fresh", is_flag=True, help="Start anew; keep the old study under a dated name.")
 @options.home
@@ -32,6 +39,7 @@ def run(
     timeout: float | None,
     workers: int,
     device: str,
+    sampler: str,
     seed: int | None,
     fresh: bool,
     home: Path,
@@ -65,5 +73,12 @@ def run(
                 click.echo(f"The old study is kept as {existing.archive(tracking_uri)}.", err=True)
     study = Study.create(loaded, wanted, place, seed=seed, storage=storage)
     return run_and_show(
-        study, loaded, trials, timeout=timeout, workers=workers, device=device, tracking_uri=tracking_uri
+        study,
+        loaded,
+        trials,
+        timeout=timeout,
+        workers=workers,
+        device=device,
+        sampler=sampler,
+        tracking_uri=tracking_uri,
     )

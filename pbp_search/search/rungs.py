@@ -16,8 +16,12 @@ from pbp_search.training import Direction, Milestone
 
 # Names of the user attributes of our trials.
 PARENT = "parent"
+CONFIGURATION = "configuration"  # the first trial of a configuration, on its promoted rungs
 MILESTONE = "milestone"
 FAILURE = "failure"
+
+# The parameter that says which rung a trial is.
+DENDRITES = "dendrites"
 
 
 @dataclass(frozen=True)

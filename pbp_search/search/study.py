@@ -15,6 +15,7 @@ from pbp_search.errors import SettingsError, StudyError
 from pbp_search.front import Front
 from pbp_search.home import Home, StudyFolder, check_name
 from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, front_of, rungs_of, trials_of
+from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.storage import open_storage, rename_study
 from pbp_search.settings import Settings
@@ -157,6 +158,7 @@ class Study:
         timeout: float | None = None,
         workers: int = 1,
         device: str = "auto",
+        sampler: Sampler = "auto",
         tracking_uri: str | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> Front[Rung]:
@@ -171,6 +173,8 @@ class Study:
             timeout: No rung starts after this many seconds.
             workers: 1 trains in this process, more in processes of their own.
             device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device.
+            sampler: What draws configurations: ``auto`` (GP, then TPE), ``tpe``, ``nsga2``, ``gp`` or ``random``; an
+                Optuna sampler, whose draws are not reproducible; or a function that makes one from a seed.
             tracking_uri: MLflow's store; an SQLite file in the home by default.
             on_outcome: Told each finished rung.
 
@@ -181,7 +185,7 @@ class Study:
             TaskError: The task is incomplete or does not fit together.
             StorageError: A store cannot be opened.
             StudyError: The task is not the study's.
-            InputError: There is no such device.
+            InputError: There is no such device or sampler.
         """
         from pbp_search.search.worker import Setup
         from pbp_search.search.workers import run_workers
@@ -192,6 +196,7 @@ class Study:
                 f"trials ({trials}), workers ({workers}) and timeout ({timeout}) must be greater than 0."
             )
         device_of(device)
+        sampler_of(sampler, self.definition.seed)  # refused here, not in the workers
         deadline = None if timeout is None else time.time() + timeout
         if not self.folder.path.is_dir():
             raise StudyError(
@@ -216,6 +221,7 @@ class Study:
             space=self.definition.space,
             seed=self.definition.seed,
             device=device,
+            sampler=sampler,
         )
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
         try:

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pbp_search.errors import CheckpointError, PbpSearchError, SettingsError, TrainingError, said
 from pbp_search.home import StudyFolder
 from pbp_search.search.promotion import next_promotion
-from pbp_search.search.rungs import FAILURE, MILESTONE, PARENT, Outcome, trials_of
-from pbp_search.search.sampler import KeyedSampler
+from pbp_search.search.rungs import CONFIGURATION, DENDRITES, FAILURE, MILESTONE, PARENT, Outcome, trials_of
+from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.storage import open_storage
 from pbp_search.tracking import Tracker, TrialRecord
@@ -29,7 +29,6 @@ from pbp_search.training import Checkpoint, EpochRecord, Milestone, Task, run_ru
 
 logger = logging.getLogger(__name__)
 
-_CONFIGURATION = "configuration"  # the first trial of a configuration, on its promoted rungs
 _RESTARTS = "restarts"
 _TRACEBACK = "traceback"
 _MOST_RESTARTS = 3
@@ -48,6 +47,7 @@ class Setup:
     space: SearchSpace = field(compare=False)
     seed: int = field(compare=False)
     device: str = field(compare=False)
+    sampler: Sampler = field(default="auto", compare=False)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -63,7 +63,8 @@ class Worker:
         self._history: list[EpochRecord] = []
         self._folder = setup.folder
         storage = open_storage(setup.folder.home, setup.storage, create=False)
-        self._study = optuna.load_study(study_name=setup.study, storage=storage, sampler=KeyedSampler(setup.seed))
+        sampler = sampler_of(setup.sampler, setup.seed)
+        self._study = optuna.load_study(study_name=setup.study, storage=storage, sampler=sampler)
         self._tracker = Tracker(setup.folder, setup.study, setup.tracking_uri)
         self._data = setup.task.data()
 
@@ -137,12 +138,12 @@ class Worker:
     def _enqueue(self, trials: list[FrozenTrial]) -> None:
         promoted = next_promotion(trials, self._setup.task.direction, self._setup.space.dendrites)
         if promoted is None:
-            self._study.enqueue_trial({"dendrites": 0})
+            self._study.enqueue_trial({DENDRITES: 0})
             return
-        root = trials[promoted.trial].user_attrs.get(_CONFIGURATION, promoted.trial)
+        root = trials[promoted.trial].user_attrs.get(CONFIGURATION, promoted.trial)
         self._study.enqueue_trial(
-            {**promoted.params, "dendrites": promoted.milestone.dendrites + 1},
-            user_attrs={PARENT: promoted.trial, _CONFIGURATION: root},
+            {**promoted.params, DENDRITES: promoted.milestone.dendrites + 1},
+            user_attrs={PARENT: promoted.trial, CONFIGURATION: root},
         )
 
     def _run(self, trial: optuna.Trial) -> Outcome:
@@ -170,8 +171,8 @@ class Worker:
     def _train(self, trial: optuna.Trial) -> Checkpoint:
         """Train a trial's rung from the milestone before it."""
         parent = trial.user_attrs.get(PARENT)
-        dendrites = trial.suggest_int("dendrites", 0, self._setup.space.dendrites)
-        root = trial.user_attrs.get(_CONFIGURATION, trial.number)
+        dendrites = trial.suggest_int(DENDRITES, 0, self._setup.space.dendrites)
+        root = trial.user_attrs.get(CONFIGURATION, trial.number)
         config = self._setup.space.suggest(trial, configuration_seed(self._setup.seed, root))
         if trial.user_attrs.get(_RESTARTS, 0) > _MOST_RESTARTS:
             raise TrainingError(f"The worker of this trial died {_MOST_RESTARTS + 1} times.")
