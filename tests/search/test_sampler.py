@@ -123,6 +123,7 @@ def configuration(trial: optuna.Trial) -> dict[str, Any]:
         trial.suggest_float("threshold", 1e-4, 1e-2, log=True)
     else:
         trial.suggest_float("length", 20, 120)
+    trial.suggest_float("rate", 0, 1)
     return {name: value for name, value in trial.params.items() if name != DENDRITES}
 
 
