@@ -11,7 +11,7 @@ BIN := .venv/bin
 
 .PHONY: install demo test quick check bench bench-peers clean
 
-OURS := core sham memory large
+OURS := core sham memory large samplers
 
 install: .venv/installed
 

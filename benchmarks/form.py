@@ -26,6 +26,7 @@ class Figure:
         target: The largest value that is wanted, if any.
         runs: How many runs there were.
         spread: Half the range between the quartiles of the runs.
+        least: The target is the smallest value that is wanted, not the largest.
     """
 
     name: str
@@ -34,18 +35,23 @@ class Figure:
     target: float | None
     runs: int
     spread: float
+    least: bool = False
 
     @property
     def met(self) -> bool | None:
         """Whether the target is met."""
-        return None if self.target is None else self.value <= self.target
+        if self.target is None:
+            return None
+        return self.value >= self.target if self.least else self.value <= self.target
 
 
-def figure(name: str, values: Sequence[float], unit: str = "ratio", target: float | None = None) -> Figure:
+def figure(
+    name: str, values: Sequence[float], unit: str = "ratio", target: float | None = None, least: bool = False
+) -> Figure:
     """The median of some runs, with their spread."""
     quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
     spread = (quartiles[2] - quartiles[0]) / 2
-    return Figure(name, statistics.median(values), unit, target, len(values), spread)
+    return Figure(name, statistics.median(values), unit, target, len(values), spread, least)
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
@@ -87,7 +93,7 @@ def show(figures: Sequence[Figure], json_file: Path | None) -> None:
         table.add_column(column, justify="left" if column in ("figure", "unit") else "right", no_wrap=True)
     for one in figures:
         met = {None: "", True: "yes", False: "no"}[one.met]
-        target = "" if one.target is None else f"{one.target:g}"
+        target = "" if one.target is None else f"{'>= ' if one.least else ''}{one.target:g}"
         table.add_row(one.name, f"{one.value:.3f}", one.unit, target, met, str(one.runs), f"{one.spread:.3f}")
     console = Console(width=140)
     console.print(table)

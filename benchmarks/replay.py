@@ -116,7 +116,9 @@ def judged(name: str, chains: Chains, orders: int) -> list[Figure]:
     where = f"{name}, {len(chains)} chains, share {promotion.SHARE:.2f}"
     return [
         figure(f"training of all chains that promotion pays for, {where}", saved, "share", target=0.6),
-        figure(f"of {len(front)} members of their front not reached (most), {where}", [max(missed)], "members", target=0),
+        figure(
+            f"of {len(front)} members of their front not reached (most), {where}", [max(missed)], "members", target=0
+        ),
     ]
 
 

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 @click.option("--timeout", type=options.Duration(), help="Start no trial after this time: 90s, 10m, 2h.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train.")
 @click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:0 or mps.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["auto", "tpe", "nsga2", "gp", "random"]),
+    default="auto",
+    show_default=True,
+    help="What draws new configurations; auto is gp, then tpe.",
+)
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Keys all random streams.  [default: 0]")
 @options.space
 @click.option(
@@ -43,6 +50,7 @@ def run(
     timeout: float | None,
     workers: int,
     device: str,
+    sampler: str,
     seed: int | None,
     space: Path | None,
     size: "Size | None",
@@ -87,5 +95,12 @@ def run(
         loaded, wanted, place, space=searched, seed=seed, size=size, max_parameters=max_params, storage=storage
     )
     return run_and_show(
-        study, loaded, trials, timeout=timeout, workers=workers, device=device, tracking_uri=tracking_uri
+        study,
+        loaded,
+        trials,
+        timeout=timeout,
+        workers=workers,
+        device=device,
+        sampler=sampler,
+        tracking_uri=tracking_uri,
     )

@@ -35,6 +35,7 @@ def run_and_show(
     timeout: float | None = None,
     workers: int = 1,
     device: str = "auto",
+    sampler: str = "auto",
     tracking_uri: str | None = None,
 ) -> int:
     """Run a study with a progress bar, print its front and where to look.
@@ -45,7 +46,7 @@ def run_and_show(
     started = time.monotonic()
     before = len(study.finished())
     try:
-        _run(study, task, trials, timeout, workers, device, tracking_uri)
+        _run(study, task, trials, timeout, workers, device, sampler, tracking_uri)
     except (KeyboardInterrupt, SystemExit):
         click.echo("Stopped. The same command (without --fresh) goes on from here.", err=True)
         raise
@@ -75,7 +76,14 @@ def ui_command(study: Study, tracking_uri: str | None = None) -> str:
 
 
 def _run(
-    study: Study, task: Task, trials: int, timeout: float | None, workers: int, device: str, tracking_uri: str | None
+    study: Study,
+    task: Task,
+    trials: int,
+    timeout: float | None,
+    workers: int,
+    device: str,
+    sampler: str,
+    tracking_uri: str | None,
 ) -> None:
     console = Console(stderr=True)
     columns = (
@@ -99,6 +107,7 @@ def _run(
             timeout=timeout,
             workers=workers,
             device=device,
+            sampler=sampler,
             tracking_uri=tracking_uri,
             on_outcome=on_outcome,
         )

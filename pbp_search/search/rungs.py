@@ -20,9 +20,13 @@ from pbp_search.training.milestone import UNITS
 # Names of the user attributes of our trials.
 CONFIGURATION = "configuration"
 PARENT = "parent"
+CONFIGURATION = "configuration"  # the first trial of a configuration, on its promoted rungs
 MILESTONE = "milestone"
 CHECKPOINT = "checkpoint"
 FAILURE = "failure"
+
+# The parameter that says which rung a trial is.
+DENDRITES = "dendrites"
 
 
 @dataclass(frozen=True)

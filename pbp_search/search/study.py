@@ -17,6 +17,7 @@ from pbp_search.home import Home, StudyFolder, check_name
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import Claims
 from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, Rungs, best_of, front_of, trials_of
+from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes, capped
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.storage import open_storage, patient, rename_study
@@ -179,6 +180,7 @@ class Study:
         timeout: float | None = None,
         workers: int = 1,
         device: str = "auto",
+        sampler: Sampler = "auto",
         tracking_uri: str | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> Front[Rung]:
@@ -194,6 +196,8 @@ class Study:
                 next run does those again.
             workers: 1 trains in this process, more in processes of their own.
             device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device.
+            sampler: What draws configurations: ``auto`` (GP, then TPE), ``tpe``, ``nsga2``, ``gp`` or ``random``; an
+                Optuna sampler, whose draws are not reproducible; or a function that makes one from a seed.
             tracking_uri: MLflow's store; an SQLite file in the home by default.
             on_outcome: Told each finished rung.
 
@@ -204,7 +208,7 @@ class Study:
             TaskError: The task is incomplete or does not fit together.
             StorageError: A store cannot be opened.
             StudyError: The task is not the study's.
-            InputError: There is no such device.
+            InputError: There is no such device or sampler.
         """
         from pbp_search.search.worker import Setup
         from pbp_search.search.workers import run_workers
@@ -215,6 +219,7 @@ class Study:
                 f"trials ({trials}), workers ({workers}) and timeout ({timeout}) must be greater than 0."
             )
         device_of(device)
+        sampler_of(sampler, self.definition.seed)  # refused here, not in the workers
         deadline = None if timeout is None else time.time() + timeout
         if not self.folder.milestones.is_dir():
             raise StudyError(
@@ -242,6 +247,7 @@ class Study:
             device=device,
             size=self.definition.size,
             max_parameters=self.definition.max_parameters,
+            sampler=sampler,
         )
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
         try:

@@ -25,6 +25,7 @@ from pbp_search.search.promotion import next_promotion
 from pbp_search.search.rungs import (
     CHECKPOINT,
     CONFIGURATION,
+    DENDRITES,
     FAILURE,
     MILESTONE,
     PARENT,
@@ -36,7 +37,7 @@ from pbp_search.search.rungs import (
     trials_of,
     values_of,
 )
-from pbp_search.search.sampler import KeyedSampler
+from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.storage import is_away, open_storage, patient
@@ -66,6 +67,7 @@ class Setup:
     device: str = field(compare=False)
     size: Size = field(compare=False)
     max_parameters: int | None = field(compare=False)
+    sampler: Sampler = field(default="auto", compare=False)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -84,7 +86,7 @@ class Worker:
         self._setup = setup
         self._folder = setup.folder
         self._storage = open_storage(setup.folder.home, setup.storage, create=False)
-        sampler = KeyedSampler(setup.seed)
+        sampler = sampler_of(setup.sampler, setup.seed)
         self._study = optuna.load_study(study_name=setup.study, storage=self._storage, sampler=sampler)
         self._claims = Claims(setup.folder, self._study, self._storage)
         self._checkpoints = Checkpoints(setup.folder)
@@ -166,7 +168,7 @@ class Worker:
             return None
         # With all its parameters at once: it shall draw none.
         return self._created(
-            {**rung.params, "dendrites": rung.milestone.dendrites + 1},
+            {**rung.params, DENDRITES: rung.milestone.dendrites + 1},
             trials[rung.trial].distributions,
             {CONFIGURATION: rung.configuration, PARENT: rung.trial},
         )
@@ -182,7 +184,7 @@ class Worker:
         return self._sizes.fits(config, dendrites, self._setup.max_parameters)
 
     def _new(self) -> FrozenTrial:
-        return self._created({"dendrites": 0}, {"dendrites": IntDistribution(0, self._setup.space.dendrites)}, {})
+        return self._created({DENDRITES: 0}, {DENDRITES: IntDistribution(0, self._setup.space.dendrites)}, {})
 
     def _created(
         self, params: dict[str, Any], distributions: dict[str, BaseDistribution], attributes: dict[str, Any]
@@ -233,7 +235,7 @@ class Worker:
             raise TrainingError(f"The worker of this trial died {_MOST_RESTARTS + 1} times.")
         seed = configuration_seed(self._setup.seed, trial.user_attrs[CONFIGURATION])
         config = self._setup.space.suggest(FixedTrial(trial.params), seed)
-        parent, dendrites = trial.user_attrs.get(PARENT), trial.params.get("dendrites", 0)
+        parent, dendrites = trial.user_attrs.get(PARENT), trial.params.get(DENDRITES, 0)
         if parent is None and dendrites > 0:
             raise SettingsError(f"A new configuration starts with 0 dendrites, not {dendrites}: enqueue dendrites=0.")
         if not self._fits(config, dendrites):  # of networks that do not grow with their width

@@ -11,6 +11,7 @@ import pytest
 from pbp_search.cli.run import run
 from pbp_search.home import Home
 from pbp_search.search import Study, list_studies
+from pbp_search.search.sampler import SAMPLERS
 from pbp_search.training import Size
 from tests.cli.commands import Called
 from tests.quick_studies import recorded
@@ -192,3 +193,15 @@ def test_time_spans(call: Call, monkeypatch: pytest.MonkeyPatch, place: Home, te
     monkeypatch.setattr("pbp_search.cli.session.run_and_show", lambda *_, **options: given.append(options["timeout"]))
     assert call("run", "own.py:Own", "--timeout", text).code == 0
     assert given == [seconds]
+
+
+def test_the_samplers_that_may_be_named_are_those_there_are(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr("pbp_search.cli.session.run_and_show", lambda *_, **options: given.append(options["sampler"]))
+    for name in SAMPLERS:
+        call("run", "own.py:Own", "--sampler", name)
+    call("run", "own.py:Own")
+    assert given == [*SAMPLERS, "auto"]
+    refused = call("run", "own.py:Own", "--sampler", "bayes")
+    assert refused.code == 2
+    assert ", ".join(f"'{name}'" for name in SAMPLERS) in refused.err

@@ -6,6 +6,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from torch import Tensor, nn
 
@@ -451,3 +452,21 @@ def test_a_task_that_cannot_be_sent_to_workers_is_refused(home: Home) -> None:
 
     with pytest.raises(TaskError, match=r"Locked cannot be sent to worker processes .*use one worker"):
         quick_study(home).run(Locked(), 2, workers=2)
+
+
+def test_an_unknown_sampler_is_refused_before_anything_runs(home: Home) -> None:
+    study = quick_study(home)
+    with pytest.raises(SettingsError, match="no sampler 'bayes': available are auto"):
+        study.run(Dots(), 1, sampler="bayes")
+    assert study.finished() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_draw_by_the_sampler_that_they_are_given(home: Home, workers: int) -> None:
+    class Lowest(RandomSampler):
+        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+            return param_distribution.to_external_repr(getattr(param_distribution, "low", 0))
+
+    study = quick_study(home)
+    study.run(Dots(), 2, workers=workers, sampler=lambda seed: Lowest(seed))
+    assert {rung.milestone.config.width for rung in study.rungs()} == {1}
