@@ -3,8 +3,8 @@
     python benchmarks/replay.py --json benchmarks/results/replay.json
 
 The recorded configurations (see chains.py) arrive one after the other, in their own order and in random ones, at one
-worker that asks the rule after each rung. At the end it is counted how much of the training was saved, and which members
-of the front of all chains were not reached.
+worker that asks the rule after each rung. At the end it is counted how much of the training was saved, and how many
+members of the front of all chains were not reached.
 """
 
 import csv
@@ -43,12 +43,17 @@ def recorded_chains(file: Path) -> Chains:
         for number, row in enumerate(csv.DictReader(stream)):
             configuration, requested = int(row["configuration"]), int(row["dendrites"])
             chain = chains.setdefault(configuration, [])
-            milestone = Milestone.model_construct(
-                config=TrialConfig.model_construct(width=json.loads(row["params"])["width"]),
+            milestone = Milestone(
+                config=TrialConfig(width=json.loads(row["params"])["width"]),
                 requested=requested,
                 dendrites=requested if int(row["accepted"]) else requested - 1,
                 parameters=int(row["parameters"]),
+                weight_bytes=4 * int(row["parameters"]),
+                macs=0,  # not recorded
                 score=float(row["score"]),
+                train_score=float(row["score"]),  # not recorded
+                epochs=int(row["epochs"]),
+                seconds=float(row["seconds"]),
             )
             before = sum(step.seconds for step in chain)
             parent = chain[-1].rung.trial if chain else None
@@ -58,7 +63,7 @@ def recorded_chains(file: Path) -> Chains:
 
 
 def next_sizes(chains: Chains) -> dict[int, int | None]:
-    """The size of every rung's network with one dendrite more. Known from another chain of its width where its own ended."""
+    """The size of every rung's network with one dendrite more. Where a chain ended, another of its width tells."""
     sizes = {
         (step.rung.milestone.config.width, step.rung.milestone.dendrites): step.rung.milestone.parameters
         for chain in chains
@@ -113,7 +118,7 @@ def judged(name: str, chains: Chains, orders: int) -> list[Figure]:
         seconds, reached = replayed(chains, order)
         saved.append(seconds / total)
         missed.append(float(sum(point.payload.trial not in reached for point in front)))
-    where = f"{name}, {len(chains)} chains, share {promotion.SHARE:.2f}"
+    where = f"{name}, {len(chains)} chains, 1 in {promotion.REDUCTION}"
     return [
         figure(f"training of all chains that promotion pays for, {where}", saved, "share", target=0.6),
         figure(
@@ -124,11 +129,11 @@ def judged(name: str, chains: Chains, orders: int) -> list[Figure]:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Few orders of arrival: finishes within a minute.")
-@click.option("--share", type=float, help="Another share than the default one.")
+@click.option("--reduction", type=int, help="Promote one in so many, instead of the default.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write JSON.")
-def main(quick: bool, share: float | None, json_file: Path | None) -> None:
+def main(quick: bool, reduction: int | None, json_file: Path | None) -> None:
     """Replay and print."""
-    promotion.SHARE = share or promotion.SHARE
+    promotion.REDUCTION = reduction or promotion.REDUCTION
     figures = []
     for file in sorted(RECORDED.glob("chains_*.csv")):
         figures += judged(file.stem.removeprefix("chains_"), recorded_chains(file), 3 if quick else 20)

@@ -29,7 +29,7 @@ from optuna.samplers import TPESampler
 
 from pbp_search.search import SearchSpace
 from pbp_search.search.promotion import next_promotion
-from pbp_search.search.rungs import CONFIGURATION, DENDRITES, MILESTONE, PARENT, trials_of
+from pbp_search.search.rungs import CONFIGURATION, DENDRITES, MILESTONE, PARENT, Rung, Rungs, trials_of
 from pbp_search.search.sampler import SAMPLERS, Sampler, sampler_of
 from pbp_search.training import Milestone, Plateau, TrialConfig
 from pbp_search.training.streams import key
@@ -146,10 +146,16 @@ def error_of(config: TrialConfig, dendrites: int) -> float:
     return error + 0.01 * off(config.schedule.acceptance, 1e-3)
 
 
+def _next_size(rung: Rung) -> int | None:
+    dendrites = rung.milestone.dendrites + 1
+    return None if dendrites > SPACE.dendrites else size_of(rung.milestone.config, dendrites)
+
+
 def _enqueue(study: optuna.Study) -> None:
     """As a worker does: the next rung of a milestone that has earned it, or a new configuration."""
     trials = trials_of(study)
-    promoted = next_promotion(trials, "maximize", SPACE.dendrites)
+    continued = {trial.user_attrs[PARENT] for trial in trials if PARENT in trial.user_attrs}
+    promoted = next_promotion(Rungs().of(trials), continued, "maximize", "parameters", _next_size)
     if promoted is None:
         study.enqueue_trial({DENDRITES: 0})
         return
@@ -182,6 +188,7 @@ def search(which: Sampler, seed: int, evaluations: int, rungs: bool) -> Run:
             dendrites=dendrites,
             parameters=size,
             weight_bytes=4 * size,
+            macs=size,
             score=score,
             train_score=score,
             epochs=1,

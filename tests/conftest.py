@@ -8,11 +8,15 @@ import sqlite3
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import hypothesis
 import optuna
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# How fast a machine is that others use too is no property of ours.
+hypothesis.settings.register_profile("noisy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("noisy")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 for library in ("mlflow", "alembic"):
     logging.getLogger(library).setLevel(logging.WARNING)

@@ -20,8 +20,8 @@ from collections.abc import Callable, Collection, Sequence
 from pbp_search.search.rungs import Rung, front_of
 from pbp_search.training import Direction, Size
 
-SHARE = 1 / 3
-"""Of the milestones that have finished at a number of dendrites, the share that is promoted."""
+REDUCTION = 3
+"""Of so many milestones that have finished at a number of dendrites one is promoted: the papers' eta."""
 
 
 def next_promotion(
@@ -57,7 +57,7 @@ def next_promotion(
         peers[rung.milestone.requested].append(rung)
     for dendrites in sorted(peers, reverse=True):
         ranked = sorted((gap(rung), rung.trial, rung) for rung in peers[dendrites])
-        for _, trial, rung in ranked[: int(SHARE * len(ranked))]:
+        for _, trial, rung in ranked[: len(ranked) // REDUCTION]:
             if trial not in continued and rung.milestone.accepted and next_size(rung) is not None:
                 return rung
     return None

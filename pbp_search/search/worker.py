@@ -192,7 +192,8 @@ class Worker:
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
         )
-        return self._storage.get_trial(self._storage.create_new_trial(self._study._study_id, trial))
+        # By the study's own storage, which otherwise would not know the trial when its parameters are drawn.
+        return self._storage.get_trial(self._study._storage.create_new_trial(self._study._study_id, trial))
 
     def _draw(self, trial: FrozenTrial) -> Exception | None:
         """Draw the parameters that a trial does not have yet: the same ones if that is interrupted and done again."""

@@ -1,89 +1,139 @@
+"""Which milestone is promoted next. Every network with a dendrite more is twice as large here, unless said."""
+
 from collections.abc import Sequence
-from typing import Literal
+from itertools import count
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pbp_search.search.promotion import next_promotion
-from pbp_search.search.rungs import Rungs
-from tests.quick_studies import finished_trial, milestone, other_trial
+from pbp_search.front import Front, Point
+from pbp_search.search.promotion import REDUCTION, next_promotion
+from pbp_search.search.rungs import Rung
+from pbp_search.training import Direction
+from tests.quick_studies import milestone
 
 
-def done(
-    number: int, score: float, parameters: int, parent: int | None = None, dendrites: int = 0, accepted: bool = True
-) -> FrozenTrial:
-    reached = milestone(score, parameters, dendrites=dendrites, requested=dendrites + (not accepted))
-    return finished_trial(number, reached, parent)
+def rung(
+    trial: int, score: float, size: int, dendrites: int = 0, parent: int | None = None, accepted: bool = True
+) -> Rung:
+    reached = milestone(score, size, dendrites=dendrites - (not accepted), requested=dendrites)
+    return Rung(trial, trial if parent is None else parent, parent, {}, reached, "")
 
 
 def promoted(
-    trials: Sequence[FrozenTrial],
-    most: int = 3,
-    direction: Literal["maximize", "minimize"] = "maximize",
+    rungs: Sequence[Rung], continued: Sequence[int] = (), most: int = 3, direction: Direction = "maximize"
 ) -> int | None:
-    rung = next_promotion(trials, Rungs().of(trials), direction, most)
-    return None if rung is None else rung.trial
+    def next_size(one: Rung) -> int | None:
+        return None if one.milestone.dendrites == most else 2 * one.milestone.parameters
+
+    found = next_promotion(
+        rungs,
+        {*continued, *(one.parent for one in rungs if one.parent is not None)},
+        direction,
+        "parameters",
+        next_size,
+    )
+    return None if found is None else found.trial
 
 
-def test_a_study_starts_with_a_new_configuration() -> None:
-    assert promoted([]) is None
+def poor(*trials: int) -> list[Rung]:
+    """Base networks that are large and bad."""
+    return [rung(trial, 0.01, 1000) for trial in trials]
 
 
-def test_promotions_and_new_configurations_take_turns() -> None:
-    trials = [done(0, 0.5, 10)]
-    assert promoted(trials) == 0
-    trials.append(done(1, 0.6, 20, parent=0, dendrites=1))
-    assert promoted(trials) is None
-    trials.append(done(2, 0.7, 30))
-    assert promoted(trials) == 2
-    trials.append(done(3, 0.8, 40, parent=2, dendrites=1))
-    assert promoted(trials) is None
-    # Two new configurations in a row earn two promotions.
-    trials += [done(4, 0.1, 5), done(5, 0.2, 6)]
-    assert promoted(trials) == 4
-    trials.append(done(6, 0.15, 7, parent=4, dendrites=1))
-    assert promoted(trials) == 5
+def test_a_study_starts_with_new_configurations() -> None:
+    for others in range(REDUCTION):
+        assert promoted(poor(*range(others))) is None
 
 
-def test_dominated_networks_are_not_promoted() -> None:
-    assert promoted([done(0, 0.5, 10), done(1, 0.6, 10)]) == 1
-    assert promoted([done(0, 0.5, 10), done(1, 0.6, 9), done(2, 0.55, 9)]) == 1
-    # ... and are again when the direction is the other one.
-    assert promoted([done(0, 0.5, 10), done(1, 0.6, 10)], direction="minimize") == 0
+def test_the_best_share_of_the_peers_is_promoted() -> None:
+    rungs = [*poor(*range(REDUCTION - 1)), rung(10, 0.9, 10)]
+    assert promoted(rungs) == 10
+    rungs.append(rung(11, 0.95, 20, dendrites=1, parent=10))
+    assert promoted(rungs) is None, "the share is used up"
+    rungs += [rung(12, 0.8, 9), *poor(*range(20, 19 + REDUCTION))]
+    assert promoted(rungs) == 12
 
 
-def test_fewest_dendrites_go_first_then_the_oldest() -> None:
-    front = [done(0, 0.9, 100), done(1, 0.95, 110, parent=0, dendrites=1), done(2, 0.5, 10), done(3, 0.6, 20)]
-    assert promoted(front) == 2
-    assert promoted([*front, done(4, 0.51, 11, parent=2, dendrites=1)]) == 3
-    chain = [*front, done(4, 0.61, 15, parent=2, dendrites=1), done(5, 0.1, 1), done(6, 0.2, 2, parent=5, dendrites=1)]
-    # Trial 3 is dominated by now. All that is left has one dendrite: the oldest goes first.
-    assert promoted([*chain, done(7, 0.05, 50), done(8, 0.01, 60)]) == 1
+def test_a_network_that_lacks_nothing_goes_before_one_that_must_gain() -> None:
+    # At 40 parameters 0.9 has been reached: trial 0 would need 0.1, though it is on the front, and trial 1 nothing.
+    rungs = [rung(0, 0.8, 20), rung(1, 0.9, 40), *poor(*range(2, 2 * REDUCTION))]
+    assert promoted(rungs) == 1
+    assert promoted(rungs, continued=[1]) == 0
 
 
-def test_a_parent_is_promoted_once_whatever_became_of_it() -> None:
-    new = [done(0, 0.5, 10), done(1, 0.1, 50), done(2, 0.1, 60)]
-    for state in (TrialState.WAITING, TrialState.RUNNING, TrialState.FAIL):
-        assert promoted([*new, other_trial(3, state, parent=0)]) is None
-    assert promoted([*new, done(3, 0.5, 10, parent=0, accepted=False)]) is None
+def test_size_alone_holds_no_accurate_network_back() -> None:
+    small = [rung(0, 0.6, 10), *(rung(trial, 0.5, 10) for trial in range(1, 2 * REDUCTION))]
+    assert promoted([*small, rung(99, 0.99, 10**9)], continued=[0]) == 99
+
+
+def test_a_network_that_would_be_larger_than_a_better_one_waits() -> None:
+    """Both are on the front now. With one dendrite more trial 0 would be as large as trial 1, and must gain 0.4."""
+    rungs = [rung(0, 0.5, 10), rung(1, 0.9, 19), rung(2, 0.95, 500)]
+    assert promoted(rungs) == 1 or promoted(rungs) == 2
+    assert promoted(rungs, continued=[1, 2]) is None
+
+
+def test_most_dendrites_go_first_then_the_smallest_gap_then_the_oldest() -> None:
+    first = [rung(trial, 0.9, 100) for trial in range(REDUCTION)]
+    assert promoted([*first, rung(9, 0.9, 100)]) == 0
+    assert promoted([*first, rung(9, 0.91, 100)]) == 9
+    second = [rung(20 + trial, 0.5, 200, dendrites=1, parent=100 + trial) for trial in range(REDUCTION)]
+    assert promoted([*first, *second]) == 20
+
+
+def test_a_milestone_is_promoted_once_whatever_became_of_it() -> None:
+    rungs = [rung(0, 0.9, 10), *poor(*range(1, REDUCTION))]
+    assert promoted(rungs) == 0
+    assert promoted(rungs, continued=[0]) is None
 
 
 def test_a_generation_that_was_thrown_away_ends_the_chain() -> None:
-    start = [done(0, 0.5, 10), done(1, 0.1, 50), done(2, 0.1, 60)]
-    # The rejected rung holds its parent's network. It does not grow on, even if it is alone on the front.
-    assert promoted([*start, done(3, 0.6, 10, parent=0, accepted=False)]) is None
+    ended = [rung(10 + trial, 0.9, 10, dendrites=1, parent=trial, accepted=False) for trial in range(REDUCTION)]
+    rungs = [*(rung(trial, 0.9, 10) for trial in range(REDUCTION)), *ended]
+    assert promoted(rungs) is None
 
 
-def test_no_network_grows_more_than_the_most_dendrites() -> None:
-    trials = [done(0, 0.5, 10), done(1, 0.6, 20, parent=0, dendrites=1), done(2, 0.1, 30), done(3, 0.1, 30)]
-    assert promoted(trials, most=2) == 1
-    assert promoted(trials, most=1) is None
-    assert promoted([done(0, 0.5, 10)], most=0) is None
+def test_no_network_grows_more_than_it_may() -> None:
+    rungs = [rung(0, 0.9, 10), *poor(*range(1, REDUCTION))]
+    assert promoted(rungs, most=1) == 0
+    assert promoted(rungs, most=0) is None
 
 
-@pytest.mark.parametrize("state", [TrialState.WAITING, TrialState.RUNNING, TrialState.FAIL])
-def test_unfinished_and_failed_trials_count_as_configurations_only(state: TrialState) -> None:
-    assert promoted([other_trial(0, state)]) is None
-    trials = [done(0, 0.5, 10), done(1, 0.6, 20, parent=0, dendrites=1)]
-    assert promoted(trials) is None
-    assert promoted([*trials, other_trial(2, state)]) == 1
+def test_scores_that_are_minimised() -> None:
+    rungs = [rung(0, 0.1, 10), rung(1, 0.9, 10), *(rung(trial, 5.0, 1000) for trial in range(2, REDUCTION))]
+    assert promoted(rungs, direction="minimize") == 0
+    assert promoted(rungs) != 0
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@given(
+    scores=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5]), min_size=1, max_size=30),
+    sizes=st.lists(st.integers(1, 20), min_size=30, max_size=30),
+)
+def test_what_is_promoted_needs_no_more_than_what_is_not(
+    direction: Direction, scores: list[float], sizes: list[int]
+) -> None:
+    """By the definition, written out: the gap of a point is what the best one within its next size is ahead."""
+    numbers = count()
+    rungs = [rung(next(numbers), score, size) for score, size in zip(scores, sizes, strict=False)]
+    sign = 1 if direction == "maximize" else -1
+
+    def gap(one: Rung) -> float:
+        within = [
+            sign * other.milestone.score
+            for other in rungs
+            if other.milestone.parameters <= 2 * one.milestone.parameters
+        ]
+        return max(within) - sign * one.milestone.score
+
+    continued: list[int] = []
+    while (found := promoted(rungs, continued, direction=direction)) is not None:
+        continued.append(found)
+    assert len(continued) == len(rungs) // REDUCTION
+    taken = [gap(one) for one in rungs if one.trial in continued]
+    left = [gap(one) for one in rungs if one.trial not in continued]
+    assert max(taken, default=-1) <= min(left, default=1)
+    front = Front((Point(one.milestone.score, one.milestone.parameters, one) for one in rungs), direction)
+    assert all(gap(point.payload) >= 0 for point in front)

@@ -4,14 +4,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
-from torch import Tensor, nn
+from torch import Tensor
 
 from pbp_search.errors import (
-    CheckpointError,
     InputError,
     NothingFitsError,
     SettingsError,
@@ -21,7 +19,8 @@ from pbp_search.errors import (
 )
 from pbp_search.home import Home
 from pbp_search.search import Outcome, SearchSpace, Study, list_studies
-from pbp_search.training import Direction, run_rung
+from pbp_search.search.values import Range
+from pbp_search.training import Checkpoint, Direction, run_rung
 from tests.quick_studies import (
     Dots,
     checkpoint_file,
@@ -75,14 +74,26 @@ def test_promoted_rungs_go_on_from_their_parents(finished: Study) -> None:
 
 
 def test_a_rung_is_what_the_training_core_makes_of_it(finished: Study) -> None:
+    chains: dict[int | None, Checkpoint | None] = {None: None}
     for rung in finished.rungs():
-        previous = None if rung.parent is None else finished.checkpoint(rung.parent)
-        expected = run_rung(Dots(), rung.milestone.config, previous)
-        kept = finished.checkpoint(rung.trial)
-        assert weight_bits(kept) == weight_bits(expected)
-        assert figures(kept.milestone) == figures(expected.milestone)
-        assert kept.history == expected.history
-        assert kept.milestone == rung.milestone
+        expected = chains[rung.trial] = run_rung(Dots(), rung.milestone.config, chains[rung.parent])
+        assert figures(rung.milestone) == figures(expected.milestone)
+        if checkpoint_file(finished, rung.trial).exists():
+            kept = finished.checkpoint(rung.trial)
+            assert weight_bits(kept) == weight_bits(expected)
+            assert kept.history == expected.history
+            assert kept.milestone == rung.milestone
+
+
+def test_what_is_needed_again_is_kept_and_nothing_else(finished: Study) -> None:
+    continued = {rung.parent for rung in finished.rungs()}
+    front = {point.payload.trial for point in finished.front()}
+    for rung in finished.rungs():
+        needed = rung.trial in front or (rung.milestone.accepted and rung.trial not in continued)
+        assert checkpoint_file(finished, rung.trial).exists() == needed
+    kept = {file.name for file in finished.folder.milestones.iterdir()}
+    assert kept <= {rung.checkpoint for rung in finished.rungs()}
+    assert not list(finished.folder.incoming.iterdir())
 
 
 def test_configurations_have_seeds_of_their_own(finished: Study) -> None:
@@ -183,7 +194,12 @@ class WithOtherName(Dots):
         (WithOtherName(), {}, "task: dots, not other_dots"),
         (Dots(), {"size": "macs"}, "size: parameters, not macs"),
         (Dots(), {"max_parameters": 999}, "max_parameters: None, not 999"),
-        (Dots(), {"max_parameters": 20}, "space.width: [1, 4], not [1, 3]; max_parameters: None, not 20"),
+        (
+            Dots(),
+            {"max_parameters": 20},
+            "max_parameters: None, not 20; "
+            "space.width: { low = 1, high = 4, log = true }, not { low = 1, high = 3, log = true }",
+        ),
         (Dots(), {"space": quick_space(dendrites=0), "seed": 9}, "space.dendrites: 2, not 0; seed: 8, not 9"),
     ],
 )
@@ -214,9 +230,9 @@ def test_without_a_space_the_studys_own_counts(home: Home) -> None:
 
 def test_without_a_size_or_a_limit_the_studys_own_counts(home: Home) -> None:
     plain = quick_study(home).definition
-    assert (plain.size, plain.max_parameters, plain.space.width) == ("parameters", None, (1, 4))
+    assert (plain.size, plain.max_parameters, plain.space.width) == ("parameters", None, Range(1, 4, log=True))
     limited = quick_study(home, name="b", size="macs", max_parameters=20).definition
-    assert (limited.size, limited.max_parameters, limited.space.width) == ("macs", 20, (1, 3))
+    assert (limited.size, limited.max_parameters, limited.space.width) == ("macs", 20, Range(1, 3, log=True))
     assert quick_study(home, name="b").definition == limited
     assert Study.load("b", home)._optuna.metric_names == ["fit", "log10_macs"]
 
@@ -257,108 +273,6 @@ def test_the_default_is_a_study_of_the_tasks_name(home: Home, monkeypatch: pytes
     assert study.folder.home == Home.at("mlruns")
     assert study.definition.space == SearchSpace(width=(1, 4))
     assert [found.name for found in list_studies(Home.at("mlruns"))] == ["dots"]
-
-
-class NaNInBetween(Dots):
-    """Width 3 learns nothing but NaN. A check of the widths 1, 2 and 4 does not see it."""
-
-    def model(self, width: int) -> nn.Module:
-        class ToNaN(nn.Module):
-            def forward(self, x: Tensor) -> Tensor:
-                return x * math.nan
-
-        network = super().model(width)
-        return nn.Sequential(network, ToNaN()) if width == 3 else network
-
-
-class UnsayableError(Exception):
-    def __str__(self) -> str:
-        raise ValueError("no words")
-
-
-class RaisesInBetween(Dots):
-    """The same, with an error."""
-
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.error = error or LookupError("no network of width 3")
-
-    def model(self, width: int) -> nn.Module:
-        if width == 3:
-            raise self.error
-        return super().model(width)
-
-
-@pytest.mark.parametrize(
-    ("task", "reason"),
-    [
-        (NaNInBetween(), "The training loss became nan: try a smaller learning rate."),
-        (RaisesInBetween(), "LookupError: no network of width "),
-        (RaisesInBetween(SystemExit(0)), "SystemExit: 0"),
-        (RaisesInBetween(GeneratorExit()), "GeneratorExit"),
-        (RaisesInBetween(ValueError("bad \udcff\n\nname\0" + 2000 * "x")), "ValueError: bad ? name xxx"),
-        (RaisesInBetween(UnsayableError()), "UnsayableError"),
-    ],
-)
-def test_a_failed_rung_keeps_its_reason_and_the_study_goes_on(
-    home: Home, task: Dots, reason: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    study = quick_study(home, task)
-    outcomes: list[Outcome] = []
-    study.run(task, 16, on_outcome=outcomes.append)
-    failures = study.failures()
-    assert 0 < len(failures) < 16
-    assert len(study.finished()) == 16
-    assert len(study.rungs()) == 16 - len(failures)
-    for trial in study.finished():
-        bad = trial.params["width"] == 3
-        assert (trial.number in failures) == bad
-        assert (trial.state == TrialState.FAIL) == bad
-        assert ("checkpoint" in trial.user_attrs) != bad
-    assert all(failure.startswith(reason) for failure in failures.values())
-    assert {outcome.trial: outcome.failure for outcome in outcomes if outcome.failure} == failures
-    assert all(f"Trial {number} failed: {failure}" in caplog.text for number, failure in failures.items())
-    assert recorded(home, "dots") == set(range(16))
-
-
-def test_a_failed_trial_keeps_its_epochs_in_mlflow(home: Home) -> None:
-    class NaNAfterAWhile(Dots):
-        """Two batches an epoch: NaN in the third one."""
-
-        batches = 0
-
-        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-            self.batches += len(outputs) > 2 and outputs.requires_grad
-            return super().loss(outputs, targets) * (math.nan if self.batches > 4 else 1)
-
-    study = quick_study(home, NaNAfterAWhile(), space=quick_space(schedule="fixed", neuron_epochs=4))
-    study.run(NaNAfterAWhile(), 1)
-    assert list(study.failures()) == [0]
-    client = mlflow.MlflowClient(home.tracking_uri)
-    experiment = client.get_experiment_by_name("dots")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id], "tags.`pbp_search.trial` = '0'")
-    assert run.info.status == "FAILED"
-    assert run.data.tags["failure"] == "The training loss became nan: try a smaller learning rate."
-    assert run.data.metrics.keys() == {"train_loss", "validation_score"}
-    for name in run.data.metrics:
-        points = client.get_metric_history(run.info.run_id, name)
-        assert [point.step for point in points] == [0, 1]
-        assert all(math.isfinite(point.value) for point in points)
-
-
-def test_a_damaged_parent_fails_its_promotion_only(home: Home, caplog: pytest.LogCaptureFixture) -> None:
-    study = quick_study(home)
-    study.run(Dots(), 1)
-    checkpoint_file(study, 0).write_bytes(b"damaged")
-    study.run(Dots(), 3)
-    assert list(study.failures()) == [1]
-    assert "is damaged" in study.failures()[1]
-    assert "Trial 1 failed" in caplog.text
-    assert [rung.trial for rung in study.rungs()] == [0, 2]
-    with pytest.raises(CheckpointError, match="is damaged"):
-        study.checkpoint(0)
-    with pytest.raises(CheckpointError, match="Trial 1 of the study 'dots' has left no milestone"):
-        study.checkpoint(1)
 
 
 def test_a_bad_task_starts_nothing(home: Home) -> None:
