@@ -25,24 +25,26 @@ class ConfigurationView(optuna.Study):
     Args:
         study: The study.
         asking: The number of the trial that asks. It is not among those seen: one that is done again after an
-            interruption would take its own first draw for another's.
+            interruption would take its own first draw for another's. What it sees stays as it first was.
         collapsed: What is known of the study's finished trials, kept between views.
     """
 
     def __init__(self, study: optuna.Study, asking: int, collapsed: "Collapsed") -> None:
         # Not by Study.__init__, which asks the storage again for what the study knows.
         self.__dict__.update(study.__dict__)
-        self._study = study
-        self._asking = asking
+        self.study = study
+        self.asking = asking
         self._collapsed = collapsed
+        self._trials: list[FrozenTrial] | None = None
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = self._collapsed.configurations(
-            self._study._get_trials(deepcopy=False, use_cache=use_cache), self._study.directions
-        )
-        seen = [trial for trial in trials if trial.number != self._asking and (states is None or trial.state in states)]
+        if self._trials is None:  # read once for all parameters of a trial: reading takes longer than drawing
+            trials = self.study._get_trials(deepcopy=False, use_cache=use_cache)
+            self._trials = self._collapsed.configurations(trials, self.study.directions)
+        others = (trial for trial in self._trials if trial.number != self.asking)
+        seen = [trial for trial in others if states is None or trial.state in states]
         return copy.deepcopy(seen) if deepcopy else seen
 
 

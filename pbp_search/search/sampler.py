@@ -39,6 +39,7 @@ class KeyedSampler(BaseSampler):
         self._make = make
         self._seed = seed
         self._collapsed = Collapsed()
+        self._asked: ConfigurationView | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that the trial's sampler draws together."""
@@ -73,7 +74,9 @@ class KeyedSampler(BaseSampler):
         return self._make(key(self._seed, "sampler", trial.number, *parts) % 2**32)
 
     def _view(self, study: Study, trial: FrozenTrial) -> ConfigurationView:
-        return ConfigurationView(study, trial.number, self._collapsed)
+        if self._asked is None or (self._asked.study, self._asked.asking) != (study, trial.number):
+            self._asked = ConfigurationView(study, trial.number, self._collapsed)
+        return self._asked
 
 
 class AutoSampler(BaseSampler):
