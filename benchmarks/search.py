@@ -9,8 +9,8 @@ random       ours with configurations drawn at random
 
 All arms search the task's default space and pay for all they do in CPU time of their one process: training, drawing,
 both stores (the plain study has Optuna's storage only); but not for making empty stores. Hypervolumes are of validation
-score against log10 of the parameters, from the score of guessing and the largest network of the space. Arms are compared
-by Wilcoxon's signed rank test over seeds, one-sided, with Holm's correction over the three comparisons of a task.
+score against log10 of the parameters, from the score of guessing and the largest network of the space. Arms compare
+by the signed rank test of F. Wilcoxon over seeds, one-sided, with Holm's correction over the three of a task.
 """
 
 import csv
