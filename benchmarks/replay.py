@@ -59,7 +59,13 @@ def recorded_chains(file: Path) -> Chains:
             parent = chain[-1].rung.trial if chain else None
             rung = Rung(number, configuration, parent, {}, milestone, "")
             chain.append(Step(rung, float(row["seconds"]) - before))
-    return list(chains.values())
+    # The last one may still be in training.
+    return [chain for chain in chains.values() if _has_ended(chain[-1].rung.milestone, chains)]
+
+
+def _has_ended(last: Milestone, chains: dict[int, list[Step]]) -> bool:
+    most = max(step.rung.milestone.requested for chain in chains.values() for step in chain)
+    return not last.accepted or last.requested == most
 
 
 def next_sizes(chains: Chains) -> dict[int, int | None]:
