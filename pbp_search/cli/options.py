@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,13 @@ storage = click.option(
 tracking_uri = click.option(
     "--tracking-uri", metavar="URI", help="MLflow's tracking store.  [default: an SQLite file in the home]"
 )
+
+
+def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--quiet`` and ``--verbose``: the last one given counts."""
+    for flag, help_ in (
+        ("verbose", "Tell what came of each trial too, as log lines."),
+        ("quiet", "Print nothing but errors: no progress, no front."),
+    ):
+        command = click.option(f"--{flag}", "verbosity", flag_value=flag, help=help_)(command)
+    return command

@@ -8,6 +8,7 @@ import click
 from pbp_search.cli import options
 
 if TYPE_CHECKING:
+    from pbp_search.cli.live import Verbosity
     from pbp_search.training import Size
 
 
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="Finished trials to reach in all, those of earlier runs included.",
 )
-@click.option("--timeout", type=options.Duration(), help="Start no trial after this time: 90s, 10m, 2h.")
+@click.option(
+    "--timeout", type=options.Duration(), help="Stop after this time: 90s, 10m, 2h. Running trials go on next time."
+)
+@click.option(
+    "--stagnation",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop when N trials in a row have not made the front better, by its hypervolume.",
+)
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train.")
 @click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:0 or mps.")
 @click.option(
@@ -43,11 +52,13 @@ if TYPE_CHECKING:
 @options.home
 @options.storage
 @options.tracking_uri
+@options.verbosity
 def run(
     task: str,
     name: str | None,
     trials: int,
     timeout: float | None,
+    stagnation: int | None,
     workers: int,
     device: str,
     sampler: str,
@@ -59,6 +70,7 @@ def run(
     home: Path,
     storage: str | None,
     tracking_uri: str | None,
+    verbosity: "Verbosity | None",
 ) -> int:
     """Search TASK: a built-in task (digits_mlp), or your own as FILE.py:CLASS.
 
@@ -90,7 +102,9 @@ def run(
         open_storage(place, storage)
         for existing in list_studies(place, storage):
             if existing.name == wanted:
-                click.echo(f"The old study is kept as {existing.archive(tracking_uri)}.", err=True)
+                kept = existing.archive(tracking_uri)
+                if verbosity != "quiet":
+                    click.echo(f"The old study is kept as {kept}.", err=True)
     study = Study.create(
         loaded, wanted, place, space=searched, seed=seed, size=size, max_parameters=max_params, storage=storage
     )
@@ -99,8 +113,10 @@ def run(
         loaded,
         trials,
         timeout=timeout,
+        stagnation=stagnation,
         workers=workers,
         device=device,
         sampler=sampler,
         tracking_uri=tracking_uri,
+        verbosity=verbosity or "normal",
     )

@@ -1,4 +1,4 @@
-"""What running a study shows on a terminal: a progress bar while it runs, the front when it is done."""
+"""What running a study shows: how far it is, its front when it is done, how to go on when it was stopped."""
 
 import logging
 import os
@@ -9,11 +9,12 @@ import time
 import click
 import optuna
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pbp_search.cli.again import continuing_command
+from pbp_search.cli.live import Verbosity, counted, watched
 from pbp_search.cli.tables import print_table
 from pbp_search.report import front_table, publish_front
-from pbp_search.search import Outcome, Study
+from pbp_search.search import Progress, Study
 from pbp_search.training import Task
 
 
@@ -23,7 +24,6 @@ def quiet_libraries() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("pbp_search.search.study").setLevel(logging.ERROR)  # failed trials: told at the end
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each retry
 
 
@@ -33,38 +33,41 @@ def run_and_show(
     trials: int,
     *,
     timeout: float | None = None,
+    stagnation: int | None = None,
     workers: int = 1,
     device: str = "auto",
     sampler: str = "auto",
     tracking_uri: str | None = None,
+    verbosity: Verbosity = "normal",
 ) -> int:
-    """Run a study with a progress bar, print its front and where to look.
+    """Run a study and tell how far it is, print its front and where to look.
 
     Returns:
         The exit code: 0, or 1 if no trial has succeeded.
     """
     started = time.monotonic()
-    before = len(study.finished())
     try:
-        _run(study, task, trials, timeout, workers, device, sampler, tracking_uri)
+        before = len(study.finished())
+        with watched(study, trials, timeout, verbosity, Console(stderr=True)):
+            study.run(
+                task,
+                trials,
+                timeout=timeout,
+                stagnation=stagnation,
+                workers=workers,
+                device=device,
+                sampler=sampler,
+                tracking_uri=tracking_uri,
+            )
+        if verbosity != "quiet":
+            progress, spent = study.progress(), time.monotonic() - started
+            click.echo(f"{progress.finished - before} trials in {spent:.0f} s, {progress.finished} in all.", err=True)
+            click.echo(f"{_why(progress, trials, timeout, stagnation, spent)}: {_found(progress)}.", err=True)
+            _tell_failures(study)
+        return _publish(study, tracking_uri, verbosity)
     except (KeyboardInterrupt, SystemExit):
-        click.echo("Stopped. The same command (without --fresh) goes on from here.", err=True)
+        click.echo(f"Stopped. Go on with: {continuing_command(sys.argv)}", err=True)
         raise
-    done = len(study.finished()) - before
-    click.echo(f"{done} trials in {time.monotonic() - started:.0f} s, {before + done} in all.", err=True)
-    failures = study.failures()
-    for trial, reason in list(failures.items())[:5]:
-        click.echo(f"Trial {trial} failed: {reason}", err=True)
-    if len(failures) > 5:
-        click.echo(f"... and {len(failures) - 5} more failed trials.", err=True)
-    if not study.rungs():
-        click.echo("Error: No trial has succeeded, so there is no front.", err=True)
-        return 1
-    folder = publish_front(study, tracking_uri)
-    print_table(front_table(study))
-    click.echo(f"Front: {folder / 'front.html'}")
-    click.echo(f"MLflow: {ui_command(study, tracking_uri)}")
-    return 0
 
 
 def ui_command(study: Study, tracking_uri: str | None = None) -> str:
@@ -75,39 +78,35 @@ def ui_command(study: Study, tracking_uri: str | None = None) -> str:
     return shlex.join([sys.executable, "-m", "pbp_search", "ui", "--home", str(study.folder.home.folder)])
 
 
-def _run(
-    study: Study,
-    task: Task,
-    trials: int,
-    timeout: float | None,
-    workers: int,
-    device: str,
-    sampler: str,
-    tracking_uri: str | None,
-) -> None:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(study.name, total=trials, completed=len(study.finished()))
+def _why(progress: Progress, trials: int, timeout: float | None, stagnation: int | None, spent: float) -> str:
+    """Why a study has stopped."""
+    if progress.finished >= trials:
+        return "Target reached"
+    if timeout is not None and spent >= timeout:
+        return "Time is up"
+    return f"No progress in the last {stagnation} trials"
 
-        def on_outcome(outcome: Outcome) -> None:
-            front = study.front()
-            progress.update(bar, completed=len(study.finished()), description=f"{study.name}, front of {len(front)}")
 
-        study.run(
-            task,
-            trials,
-            timeout=timeout,
-            workers=workers,
-            device=device,
-            sampler=sampler,
-            tracking_uri=tracking_uri,
-            on_outcome=on_outcome,
-        )
+def _found(progress: Progress) -> str:
+    rungs = counted(progress.promoted, "promoted rung")
+    return f"{counted(progress.configurations, 'configuration')}, {rungs}, hypervolume {progress.hypervolume:.3f}"
+
+
+def _tell_failures(study: Study) -> None:
+    failures = study.failures()
+    for trial, reason in list(failures.items())[:5]:
+        click.echo(f"Trial {trial} failed: {reason}", err=True)
+    if len(failures) > 5:
+        click.echo(f"... and {len(failures) - 5} more failed trials.", err=True)
+
+
+def _publish(study: Study, tracking_uri: str | None, verbosity: Verbosity) -> int:
+    if not study.rungs():
+        click.echo("Error: No trial has succeeded, so there is no front.", err=True)
+        return 1
+    folder = publish_front(study, tracking_uri)
+    if verbosity != "quiet":
+        print_table(front_table(study))
+        click.echo(f"Front: {folder / 'front.html'}")
+        click.echo(f"MLflow: {ui_command(study, tracking_uri)}")
+    return 0

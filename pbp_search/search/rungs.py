@@ -24,6 +24,7 @@ CONFIGURATION = "configuration"  # the first trial of a configuration, on its pr
 MILESTONE = "milestone"
 CHECKPOINT = "checkpoint"
 FAILURE = "failure"
+TRACEBACK = "traceback"
 
 # The parameter that says which rung a trial is.
 DENDRITES = "dendrites"

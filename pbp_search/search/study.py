@@ -5,25 +5,25 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import Field
 
 from pbp_search.errors import CheckpointError, SettingsError, StudyError
 from pbp_search.front import Front, Point
 from pbp_search.home import Home, StudyFolder, check_name
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import Claims
+from pbp_search.search.definition import Definition, define
+from pbp_search.search.progress import Progress, place_of_failure, progress_of, sentence
 from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, Rungs, best_of, front_of, trials_of
 from pbp_search.search.sampler import Sampler, sampler_of
-from pbp_search.search.sizes import NetworkSizes, capped
+from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.storage import open_storage, patient, rename_study
-from pbp_search.settings import Settings
 from pbp_search.tasks import check_sendable
-from pbp_search.training import Checkpoint, Direction, EpochRecord, Size, Task, check_task
+from pbp_search.training import Checkpoint, EpochRecord, Size, Task, check_task
 from pbp_search.training.device import device_of
 
 if TYPE_CHECKING:
@@ -35,38 +35,6 @@ logger = logging.getLogger(__name__)
 
 _DEFINITION = "pbp_search"
 _FOLDER = "folder"
-
-
-class Definition(Settings):
-    """What a study is, as its storage keeps it. A study is continued only with an equal one.
-
-    Attributes:
-        task: The task's name.
-        metric: The metric of the first objective.
-        direction: Its direction. The second objective, log10 of the size, is minimised.
-        space: What is searched.
-        seed: Keys every random stream of the study.
-        size: What the size counts.
-        max_parameters: No larger network is trained; None for no limit. The space has no width that is above it.
-    """
-
-    task: str
-    metric: str
-    direction: Direction
-    space: SearchSpace
-    seed: int = Field(ge=0)
-    size: Size = "parameters"
-    max_parameters: int | None = Field(None, ge=1)
-
-    def difference(self, other: "Definition") -> list[str]:
-        """Where two definitions differ, each as ``field: this one's value, not the other's``."""
-        mine, others = self.flat(), other.flat()
-        return [f"{field}: {mine[field]}, not {others[field]}" for field in mine if mine[field] != others[field]]
-
-    def flat(self) -> dict[str, Any]:
-        """The definition field by field; the space's fields as its file writes them."""
-        space = {f"space.{name}": text for name, text in self.space.texts().items()}
-        return {**self.model_dump(exclude={"space", "seed"}), **space, "seed": self.seed}
 
 
 class Study:
@@ -140,7 +108,7 @@ class Study:
         home = home or Home.at("mlruns")
         sizes = NetworkSizes(task)
         default = space or SearchSpace.for_task(task)
-        new = _define(task, default, seed or 0, size or "parameters", max_parameters, sizes)
+        new = define(task, default, seed or 0, size or "parameters", max_parameters, sizes)
         opened = open_storage(home, storage)
         with home.creation_lock():
             study = optuna.create_study(
@@ -156,7 +124,7 @@ class Study:
                 study.set_user_attr(_DEFINITION, new.to_dict())
         created = cls(study, home, storage)
         own = created.definition
-        wanted = _define(
+        wanted = define(
             task,
             space or own.space,
             own.seed if seed is None else seed,
@@ -178,6 +146,7 @@ class Study:
         trials: int,
         *,
         timeout: float | None = None,
+        stagnation: int | None = None,
         workers: int = 1,
         device: str = "auto",
         sampler: Sampler = "auto",
@@ -194,6 +163,8 @@ class Study:
             trials: Finished trials to reach, failed ones included.
             timeout: No rung starts after this many seconds, and running ones are stopped at the end of their epoch; the
                 next run does those again.
+            stagnation: No rung starts when as many trials have finished since the front last got better: see
+                :func:`pbp_search.search.stagnation.stagnated`. Running ones are finished.
             workers: 1 trains in this process, more in processes of their own.
             device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device.
             sampler: What draws configurations: ``auto`` (GP, then TPE), ``tpe``, ``nsga2``, ``gp`` or ``random``; an
@@ -214,10 +185,10 @@ class Study:
         from pbp_search.search.workers import run_workers
         from pbp_search.tracking import Tracker
 
-        if trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
-            raise SettingsError(
-                f"trials ({trials}), workers ({workers}) and timeout ({timeout}) must be greater than 0."
-            )
+        numbers = {"trials": trials, "workers": workers, "timeout": timeout, "stagnation": stagnation}
+        if any(number is not None and number <= 0 for number in numbers.values()):
+            given = ", ".join(f"{name} ({number})" for name, number in numbers.items() if number is not None)
+            raise SettingsError(f"Each of {given} must be greater than 0.")
         device_of(device)
         sampler_of(sampler, self.definition.seed)  # refused here, not in the workers
         deadline = None if timeout is None else time.time() + timeout
@@ -248,13 +219,13 @@ class Study:
             size=self.definition.size,
             max_parameters=self.definition.max_parameters,
             sampler=sampler,
+            stagnation=stagnation,
         )
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
         try:
             self._record_missing(tracker)
             for outcome in run_workers(setup, trials, deadline, workers):
-                if outcome.failure is not None:
-                    logger.warning("Trial %d failed: %s", outcome.trial, outcome.failure)
+                self._tell(outcome)
                 if on_outcome is not None:
                     on_outcome(outcome)
             self._record_missing(tracker)
@@ -274,6 +245,20 @@ class Study:
         with claims.deciding():
             for trial in claims.abandoned(trials_of(self._optuna)):
                 storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def _tell(self, outcome: Outcome) -> None:
+        # Here and not in the workers: those may be other processes, whose logs nobody sees.
+        trial = self._trials()[outcome.trial]
+        if outcome.failure is not None:
+            logger.warning("Trial %d failed: %s", outcome.trial, outcome.failure)
+            logger.info("%s", place_of_failure(trial))
+        else:
+            logger.info("%s", sentence(trial, self.definition.metric, self.definition.size))
+
+    def progress(self) -> Progress:
+        """How far the study is, whoever runs it."""
+        trials = self._trials()
+        return progress_of(trials, self._rungs.of(trials), self.definition.direction, self.definition.size)
 
     def finished(self) -> list[FrozenTrial]:
         """The finished trials, failed ones included."""
@@ -367,20 +352,6 @@ class Study:
         except CheckpointError as error:
             logger.warning("Trial %d is recorded without its epochs: %s", trial, error)
             return ()
-
-
-def _define(
-    task: Task, space: SearchSpace, seed: int, size: Size, max_parameters: int | None, sizes: NetworkSizes
-) -> Definition:
-    return Definition(
-        task=task.name,
-        metric=task.metric,
-        direction=task.direction,
-        space=capped(space, max_parameters, sizes),
-        seed=seed,
-        size=size,
-        max_parameters=max_parameters,
-    )
 
 
 def list_studies(home: Home, storage: str | None = None) -> list[Study]:

@@ -29,6 +29,7 @@ from pbp_search.search.rungs import (
     FAILURE,
     MILESTONE,
     PARENT,
+    TRACEBACK,
     Outcome,
     Rung,
     Rungs,
@@ -40,6 +41,7 @@ from pbp_search.search.rungs import (
 from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace, configuration_seed
+from pbp_search.search.stagnation import stagnated
 from pbp_search.search.storage import is_away, open_storage, patient
 from pbp_search.tracking import Tracker, TrialRecord
 from pbp_search.training import Checkpoint, EpochRecord, Size, Task, TrialConfig, run_rung
@@ -48,7 +50,6 @@ from pbp_search.training.rung import OnEpoch
 logger = logging.getLogger(__name__)
 
 _RESTARTS = "restarts"
-_TRACEBACK = "traceback"
 _MOST_RESTARTS = 3
 _WAIT_SECONDS = 0.5
 
@@ -68,6 +69,7 @@ class Setup:
     size: Size = field(compare=False)
     max_parameters: int | None = field(compare=False)
     sampler: Sampler = field(default="auto", compare=False)
+    stagnation: int | None = field(default=None, compare=False)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -100,7 +102,8 @@ class Worker:
         """Train one rung.
 
         Args:
-            trials: No rung is started when this many have finished or are being trained.
+            trials: No rung is started when this many have finished or are being trained. Nor is one while the front
+                stagnates, if the setup has a number of trials for that.
             deadline: No rung is started after this time, in seconds since the epoch, and a running one is stopped at
                 the end of its epoch: the next run does it again.
 
@@ -110,7 +113,7 @@ class Worker:
         while deadline is None or time.time() < deadline:
             claimed = self._claim(trials)
             if claimed is None:
-                if self._finished() >= trials:
+                if self._is_done(trials):
                     return None
                 # The last ones are being trained by others. If one of those dies, its trial is ours.
                 time.sleep(_WAIT_SECONDS)
@@ -122,8 +125,17 @@ class Worker:
         return None
 
     @patient
-    def _finished(self) -> int:
-        return sum(trial.state.is_finished() for trial in trials_of(self._study))
+    def _is_done(self, target: int) -> bool:
+        trials = trials_of(self._study)
+        if sum(trial.state.is_finished() for trial in trials) >= target:
+            return True
+        return all(trial.state.is_finished() for trial in trials) and self._stagnates(trials)
+
+    def _stagnates(self, trials: Sequence[FrozenTrial]) -> bool:
+        window = self._setup.stagnation
+        if window is None:
+            return False
+        return stagnated(trials, self._rungs.of(trials), window, self._setup.task.direction, self._setup.size)
 
     @patient
     def _claim(self, target: int) -> Claim | Outcome | None:
@@ -133,6 +145,8 @@ class Worker:
             trial = self._abandoned(trials) or self._waiting(trials)
             if trial is None:
                 if sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials) >= target:
+                    return None
+                if self._stagnates(trials):
                     return None
                 trial = self._promoted(trials) or self._new()
             if CONFIGURATION not in trial.user_attrs:
@@ -285,7 +299,7 @@ class Worker:
         if not self._latest(trial).state.is_finished():
             self._storage.set_trial_user_attr(trial._trial_id, FAILURE, failure)
             frames = "".join(traceback.format_tb(error.__traceback__, limit=-8))
-            self._storage.set_trial_user_attr(trial._trial_id, _TRACEBACK, frames)
+            self._storage.set_trial_user_attr(trial._trial_id, TRACEBACK, frames)
             self._study.tell(trial.number, state=TrialState.FAIL)
         return Outcome(trial.number, None, failure)
 

@@ -28,6 +28,10 @@ CASES: dict[str, tuple[list[str], str]] = {
     "timeout of nothing": ([*RUN, "--timeout", "0m"], "Invalid value for '--timeout': '0m' is not a time span"),
     "negative timeout": ([*RUN, "--timeout", "-5"], "Invalid value for '--timeout': '-5' is not a time span"),
     "timeout in weeks": ([*RUN, "--timeout", "2w"], "Invalid value for '--timeout': '2w' is not a time span"),
+    "stagnation of nothing": (
+        [*RUN, "--stagnation", "0"],
+        "Invalid value for '--stagnation': 0 is not in the range x>=1.",
+    ),
     "negative seed": ([*RUN, "--seed", "-1"], "Invalid value for '--seed': -1 is not in the range"),
     "huge seed": ([*RUN, "--seed", str(2**31)], "Invalid value for '--seed'"),
     "unknown size": ([*RUN, "--size", "grams"], "Invalid value for '--size': 'grams' is not one of"),

@@ -1,5 +1,6 @@
 import os
 import resource
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -183,9 +184,8 @@ class Slow(Own):
 """
 
 
-def test_a_stopped_study_says_how_to_go_on(folder: Path, place: Home, processes: ForkServerContext) -> None:
-    (folder / "slow.py").write_text(SLOW)
-    arguments = ["run", "slow.py:Slow", "--trials", "2"]
+def stopped(processes: ForkServerContext, folder: Path, arguments: list[str], number: signal.Signals) -> int | None:
+    """The exit code of a command that gets a signal while it trains."""
     process = processes.Process(target=main_in, args=(folder, arguments))
     process.start()
     for _ in range(600):
@@ -193,11 +193,33 @@ def test_a_stopped_study_says_how_to_go_on(folder: Path, place: Home, processes:
             break
         time.sleep(0.05)
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, number)
     process.join(30)
-    assert process.exitcode == 128 + signal.SIGTERM
+    return process.exitcode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_study_of_two_workers_is_stopped_by_signals(
+    folder: Path, place: Home, processes: ForkServerContext, number: signal.Signals, code: int
+) -> None:
+    (folder / "slow.py").write_text(SLOW)
+    arguments = ["run", "slow.py:Slow", "--trials", "4", "--workers", "2"]
+    assert stopped(processes, folder, arguments, number) == code
     err = (folder / "err.txt").read_text()
-    assert err.strip() == "Stopped. The same command (without --fresh) goes on from here."
+    assert err.splitlines()[-1] == f"Stopped. Go on with: pbp-search {shlex.join(arguments)}"
+    assert "Traceback" not in err
+    # No worker goes on: their trials wait, and are nobody's.
+    states = {trial.state for trial in Study.load("own", place)._trials()}
+    assert states == {optuna.trial.TrialState.WAITING}
+
+
+def test_a_stopped_study_says_how_to_go_on(folder: Path, place: Home, processes: ForkServerContext) -> None:
+    (folder / "slow.py").write_text(SLOW)
+    arguments = ["run", "slow.py:Slow", "--trials", "2"]
+    assert stopped(processes, folder, arguments, signal.SIGTERM) == 128 + signal.SIGTERM
+    err = (folder / "err.txt").read_text()
+    assert err.strip() == f"Stopped. Go on with: pbp-search {shlex.join(arguments)}"
     client = mlflow.MlflowClient(place.tracking_uri)
     experiment = client.get_experiment_by_name("own")
     assert experiment is not None

@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -12,6 +13,7 @@ from pbp_search.cli.run import run
 from pbp_search.home import Home
 from pbp_search.search import Study, list_studies
 from pbp_search.search.sampler import SAMPLERS
+from pbp_search.search.values import Range
 from pbp_search.training import Size
 from tests.cli.commands import Called
 from tests.quick_studies import recorded
@@ -26,6 +28,11 @@ def test_a_task_becomes_a_front(call: Call, folder: Path, place: Home) -> None:
     assert [trial.number for trial in study.finished()] == [0, 1, 2]
     assert study.definition.seed == 5
     assert re.search(r"^3 trials in \d+ s, 3 in all\.$", called.err, re.MULTILINE)
+    progress = study.progress()
+    found = f"{progress.configurations} configurations, 0 promoted rungs, hypervolume {progress.hypervolume:.3f}."
+    assert f"Target reached: {found}" in called.err.splitlines()
+    (line,) = [line for line in called.err.splitlines() if line.startswith("3/3 rungs, 0 running, 0 failed, ")]
+    assert re.search(r", in 0:0\d:\d\d$", line)
     assert "Front of own: " in called.out
     page = Study.load("own", place).folder.path / "front" / "front.html"
     assert f"Front: {page}" in called.out
@@ -66,7 +73,7 @@ def test_sizes_and_limits(call: Call, place: Home) -> None:
     assert call("run", "own.py:Own", "--trials", 2, *options).code == 0
     definition = Study.load("own", place).definition
     # Of width w it has 5 w + 2 parameters.
-    assert (definition.size, definition.max_parameters, definition.space.width) == ("macs", 12, (1, 2))
+    assert (definition.size, definition.max_parameters, definition.space.width) == ("macs", 12, Range(1, 2, log=True))
     assert call("run", "own.py:Own", "--trials", 2).code == 0
     assert Study.load("own", place).definition == definition
 
@@ -107,6 +114,43 @@ def test_a_timeout_ends_the_study_early(call: Call, place: Home) -> None:
     called = call("run", "own.py:Own", "--trials", 5000, "--timeout", "1s")
     assert called.code == 0
     assert 1 <= len(Study.load("own", place).finished()) < 5000
+    assert re.search(r"^Time is up: \d+ configurations?, \d+ promoted rungs?, ", called.err, re.MULTILINE)
+
+
+def test_a_study_without_progress_ends_early(call: Call, place: Home) -> None:
+    called = call("run", "own.py:Own", "--trials", 5000, "--stagnation", 2)
+    assert called.code == 0
+    assert 3 <= len(Study.load("own", place).finished()) < 5000
+    assert re.search(r"^No progress in the last 2 trials: \d+ configurations", called.err, re.MULTILINE)
+
+
+def test_quiet_prints_nothing_but_errors(call: Call, folder: Path, place: Home) -> None:
+    assert call("run", "own.py:Own", "--trials", 1, "--quiet") == Called(0, "", "")
+    assert (Study.load("own", place).folder.path / "front" / "front.html").is_file()
+    assert call("run", "own.py:Own", "--trials", 1, "--fresh", "--quiet") == Called(0, "", "")
+    (folder / "failing.py").write_text(FAILING)
+    called = call("run", "failing.py:Failing", "--study", "b", "--trials", 1, "--quiet")
+    assert called == Called(1, "", "Error: No trial has succeeded, so there is no front.\n")
+
+
+def test_verbose_tells_what_came_of_each_trial(call: Call, folder: Path, place: Home) -> None:
+    (folder / "marked.py").write_text(MARKED)
+    failing = call("run", "marked.py:Failing", "--study", "a", "--trials", 1, "--verbose")
+    told = failing.err.splitlines()
+    assert told[0] == "Trial 0 failed: ValueError: [red]not[/] [today] [/]"
+    assert re.fullmatch(r'  File ".*marked\.py", line 10, in loss', told[1])
+    called = call("run", "marked.py:Marked", "--study", "a", "--trials", 5, "--verbose")
+    told = [line for line in called.err.splitlines() if re.match(r"Trial \d (is|goes)", line)]
+    assert len(told) == 4
+    assert re.fullmatch(
+        r"Trial 1 is a new configuration of width \d: \[b\]share\[/b\] [\d.]+, \d+ parameters\.", told[0]
+    )
+    assert "goes on from trial" in told[-1]
+
+
+def test_the_last_of_quiet_and_verbose_counts(call: Call, place: Home) -> None:
+    assert call("run", "own.py:Own", "--trials", 1, "--verbose", "--quiet") == Called(0, "", "")
+    assert "Trial 1 is" in call("run", "own.py:Own", "--trials", 2, "--quiet", "--verbose").err
 
 
 FAILING = """
@@ -170,12 +214,18 @@ def test_whatever_looks_like_markup_is_printed_as_it_is(call: Call, folder: Path
 
 def test_interrupting_is_no_error(call: Call, folder: Path, place: Home) -> None:
     (folder / "failing.py").write_text(FAILING.replace('losses * float("nan")', "stop()") + STOP)
-    called = call("run", "failing.py:Failing", "--trials", 2)
+    called = call("run", "failing.py:Failing", "--fresh", "--trials", 2, "--seed", 3)
     assert called.code == 130
-    assert "Stopped. The same command (without --fresh) goes on from here." in called.err
+    (command,) = re.findall(r"^Stopped\. Go on with: (.*)$", called.err, re.MULTILINE)
     assert "Traceback" not in called.err
-    assert call("run", "own.py:Own", "--trials", 2).code == 0
-    assert Study.load("own", place).failures() == {}
+    program, *arguments = shlex.split(command)
+    assert (program, arguments) == ("pbp-search", ["run", "failing.py:Failing", "--trials", "2", "--seed", "3"])
+    (folder / "failing.py").write_text("from own import Own as Failing\n")
+    assert call(*arguments).code == 0
+    study = Study.load("own", place)
+    assert study.failures() == {}
+    assert len(study.finished()) == 2
+    assert len(list_studies(place)) == 1
 
 
 STOP = """

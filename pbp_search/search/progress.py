@@ -1,0 +1,117 @@
+"""How far a study is, and what is told of each of its trials: for people who watch it."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+from pbp_search.front import Front
+from pbp_search.search.rungs import DENDRITES, PARENT, TRACEBACK, Rung, front_of, rung_of
+from pbp_search.training import Direction, Size
+from pbp_search.training.milestone import UNITS
+
+_MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is.
+
+    Attributes:
+        finished: Trials that have finished, failed ones included.
+        running: Trials that are being trained, or whose worker has died and nobody has noticed yet.
+        failed: Trials that have failed.
+        waiting: Trials that were stopped in good order or enqueued, and are trained next.
+        configurations: Configurations that have been begun.
+        promoted: Finished rungs that went on from another, with one dendrite more.
+        front_size: Networks on the front.
+        hypervolume: The share of the box between the best and the worst figures so far that the front dominates, from 0
+            to 1: see :class:`Box`. It shrinks when a rung makes the box larger.
+    """
+
+    finished: int
+    running: int
+    failed: int
+    waiting: int
+    configurations: int
+    promoted: int
+    front_size: int
+    hypervolume: float
+
+
+def progress_of(trials: Sequence[FrozenTrial], rungs: Sequence[Rung], direction: Direction, size: Size) -> Progress:
+    """How far a study is.
+
+    Args:
+        trials: All of the study's trials.
+        rungs: Those of them that left a milestone.
+        direction: Of the score.
+        size: What the front counts.
+    """
+    states = Counter(trial.state for trial in trials)
+    front = front_of(rungs, direction, size)
+    begun = (trial for trial in trials if trial.state != TrialState.WAITING)
+    return Progress(
+        finished=sum(count for state, count in states.items() if state.is_finished()),
+        running=states[TrialState.RUNNING],
+        failed=states[TrialState.FAIL],
+        waiting=states[TrialState.WAITING],
+        configurations=sum(PARENT not in trial.user_attrs for trial in begun),
+        promoted=sum(rung.parent is not None for rung in rungs),
+        front_size=len(front),
+        hypervolume=Box.around(rungs, direction, size).share(front) if rungs else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class Box:
+    """What hypervolumes are measured in: a rectangle of score and log10 of size.
+
+    It reaches from the best of both that have been seen to the reference point: a tenth of their range beyond the worst
+    of both, as BoTorch's ``infer_reference_point`` has it, so that the most accurate network counts though none is
+    larger. A range of nothing counts as 1.
+
+    Attributes:
+        reference: The reference point.
+        area: The rectangle's.
+    """
+
+    reference: tuple[float, float]
+    area: float
+
+    @classmethod
+    def around(cls, rungs: Sequence[Rung], direction: Direction, size: Size) -> "Box":
+        """The box of all that has been seen, which must be something."""
+        scores = [rung.milestone.score for rung in rungs]
+        sizes = [rung.milestone.size(size) for rung in rungs]
+        width, height = max(scores) - min(scores), math.log10(max(sizes)) - math.log10(min(sizes))
+        beyond = _MARGIN * (width or 1.0)
+        score = min(scores) - beyond if direction == "maximize" else max(scores) + beyond
+        log_size = math.log10(max(sizes)) + _MARGIN * (height or 1.0)
+        return cls((score, log_size), (width + beyond) * (log_size - math.log10(min(sizes))))
+
+    def share(self, front: Front[Rung]) -> float:
+        """The share of the box that a front in it dominates, from 0 to 1."""
+        return min(1.0, front.hypervolume(self.reference) / self.area)
+
+
+def sentence(trial: FrozenTrial, metric: str, size: Size) -> str:
+    """What came of a trial that left a milestone."""
+    rung = rung_of(trial)
+    assert rung is not None
+    milestone = rung.milestone
+    if rung.parent is None:
+        what = f"is a new configuration of width {milestone.config.width}"
+    else:
+        what = f"goes on from trial {rung.parent} to dendrite {trial.params[DENDRITES]}"
+    refused = "" if milestone.accepted else ", which is not enough better: its chain ends"
+    unit = UNITS[size]
+    return f"Trial {rung.trial} {what}: {metric} {milestone.score:.4g}, {milestone.size(size):,} {unit}{refused}."
+
+
+def place_of_failure(trial: FrozenTrial) -> str:
+    """Where a trial failed: its traceback's last frame."""
+    frames = str(trial.user_attrs.get(TRACEBACK, "")).splitlines()
+    return next((line for line in reversed(frames) if line.startswith("  File ")), "  outside of this program")
