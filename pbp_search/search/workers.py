@@ -89,11 +89,10 @@ def _run_one(setup: Setup, parent: int, trials: int, deadline: float | None) -> 
     return _worker(setup, parent).run_one(trials, deadline)
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, worker: Worker) -> None:
     while os.getppid() == parent:
-        time.sleep(0.5)
-    # The process that started this worker is gone. The system frees the trial's lock, and the next run does it again.
-    os._exit(1)
+        time.sleep(0.1)
+    worker.leave()  # the process that started it is gone: the next run does its trial again
 
 
 @lru_cache(maxsize=1)
@@ -103,5 +102,6 @@ def _worker(setup: Setup, parent: int) -> Worker:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    return Worker(setup)
+    worker = Worker(setup)
+    threading.Thread(target=_end_with, args=(parent, worker), daemon=True).start()
+    return worker
