@@ -27,6 +27,7 @@ from pbp_search.cli.main import main
 from pbp_search.home import Home
 from pbp_search.search import Study
 from pbp_search.search.rungs import trials_of
+from pbp_search.search.workers import pool_of
 from pbp_search.training import Checkpoint, run_rung
 from tests.quick_studies import Dots, checkpoint_file, figures, quick_study, weight_bits
 
@@ -41,7 +42,7 @@ def two_workers(folder: Path, trials: int, started: Event) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         set_start_method("fork", force=True)
-        joblib.Parallel(2, backend="loky")(joblib.delayed(time.sleep)(0) for _ in range(2))
+        pool_of(2)(joblib.delayed(time.sleep)(0) for _ in range(2))
         set_start_method("loky", force=True)
 
     @click.command()
@@ -100,7 +101,7 @@ class Parent:
 
     def left_over(self) -> list[int]:
         """Its workers that outlive it, a few seconds later."""
-        wait_until(lambda: not any(map(is_alive, self.seen)), 10)
+        wait_until(lambda: not any(map(is_alive, self.seen)), 20)
         return list(filter(is_alive, self.seen))
 
 

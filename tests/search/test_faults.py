@@ -19,7 +19,7 @@ import pytest
 from optuna.trial import TrialState
 from torch import Tensor
 
-from pbp_search.cli.main import _run
+from pbp_search.cli.main import _run, main
 from pbp_search.home import Home
 from pbp_search.search import Study
 from pbp_search.search.rungs import trials_of
@@ -49,7 +49,7 @@ def test_two_workers_under_faults_at_random_moments(home: Home, processes: ForkS
     parent = Parent(processes, home, ENDLESS).start()
     for fault in faults:
         number, whom, code = FAULTS[fault]
-        time.sleep(numbers.uniform(0, 3))
+        time.sleep(numbers.uniform(0, 2.5))
         if whom == "worker":
             assert wait_until(lambda: bool(parent.workers()))
         while_training += running(home) > 0
@@ -70,6 +70,27 @@ def test_two_workers_under_faults_at_random_moments(home: Home, processes: ForkS
     study = Study.load("dots", home)
     assert len(study.finished()) == parent.trials
     assert_nothing_lost(home, study)
+
+
+def test_a_signal_in_the_middle_of_garbage_collection_is_not_lost(processes: ForkServerContext) -> None:
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = processes.Process(target=interrupted_in_garbage, args=(number,))
+        process.start()
+        process.join(60)
+        assert process.exitcode == code
+
+
+def interrupted_in_garbage(number: signal.Signals) -> None:
+    class Garbage:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def command() -> None:
+        Garbage()
+        time.sleep(30)
+
+    sys.argv = ["pbp-search"]
+    main(click.Command("run", callback=command))
 
 
 def test_one_worker_killed_at_random_moments_does_what_it_would_have_done(
