@@ -1,8 +1,10 @@
 """The command group, and what becomes of errors."""
 
 import logging
+import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import NoReturn
 
@@ -38,6 +40,7 @@ def main(command: click.Command = cli) -> NoReturn:
     """Run a command. Bad input is one sentence and exit code 2, a failure while running exit code 1."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _send_again
     sys.exit(_run(command))
 
 
@@ -83,6 +86,15 @@ def _first_line(error: Exception) -> str:
 def _fail(error: Exception, code: int) -> int:
     click.echo(f"Error: {said(error) if isinstance(error, PbpSearchError) else ' '.join(str(error).split())}", err=True)
     return code
+
+
+def _send_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """A signal that arrives while Python collects garbage is an error there, which nobody gets: send it again."""
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    number = signal.SIGTERM if isinstance(unraisable.exc_value, _Terminated) else signal.SIGINT
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()  # here it would be lost once more
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

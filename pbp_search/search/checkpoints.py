@@ -36,8 +36,7 @@ class Checkpoints:
         Returns:
             Its name in the store. It counts once the trial's rung tells of it.
         """
-        # Always the same name: what a worker leaves here when it is killed, the trial's next one overwrites.
-        file = self._folder.incoming / f"trial-{trial.number:05d}.safetensors"
+        file = self._incoming(trial)
         try:
             checkpoint.save(file)
             return upload_artifact(
@@ -46,8 +45,13 @@ class Checkpoints:
         finally:
             file.unlink(missing_ok=True)
 
+    def _incoming(self, trial: FrozenTrial) -> Path:
+        return self._folder.incoming / f"trial-{trial.number:05d}.safetensors"
+
     def discard(self, trial: FrozenTrial, storage: optuna.storages.BaseStorage) -> None:
-        """Remove what earlier workers of a trial stored before they died."""
+        """Remove what earlier workers of a trial left when they died."""
+        for file in self._folder.incoming.glob(f"*{self._incoming(trial).name}*"):  # half written ones too
+            file.unlink(missing_ok=True)
         for artifact in get_all_artifact_meta(trial, storage=storage):
             self.remove(artifact.artifact_id)
 

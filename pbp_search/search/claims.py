@@ -21,7 +21,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.home import StudyFolder
-from pbp_search.search.storage import HEARTBEAT_SECONDS, is_away
+from pbp_search.search.storage import BUSY_SECONDS, HEARTBEAT_SECONDS, is_away
 from pbp_search.training.streams import key
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Claims:
     def take(self, trial: FrozenTrial) -> Claim:
         """Make a running trial ours, while deciding."""
         lock = self._folder.trial_lock(trial.number)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=BUSY_SECONDS)  # whoever has just let it wait is about to free it
         try:
             token = uuid.uuid4().hex
             self._storage.set_trial_user_attr(trial._trial_id, CLAIM, {"place": self._place, "token": token})

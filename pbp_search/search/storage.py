@@ -2,14 +2,23 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import optuna
 import sqlalchemy
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    before_sleep_log,
+    retry,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from pbp_search.databases import Database
-from pbp_search.errors import StorageError
+from pbp_search.errors import StorageError, said
 from pbp_search.home import Home
 
 logger = logging.getLogger(__name__)
@@ -36,14 +45,27 @@ def is_away(error: BaseException) -> bool:
     return any("full" not in reason and "readonly" not in reason for reason in reasons)
 
 
+def _out_of_patience(state: RetryCallState) -> bool:
+    return stop_after_delay(PATIENCE_SECONDS)(state)
+
+
 patient = retry(
     retry=retry_if_exception(is_away),
-    stop=stop_after_delay(PATIENCE_SECONDS),
+    stop=_out_of_patience,
     wait=wait_random_exponential(max=10),
     before_sleep=before_sleep_log(logger, logging.WARNING),
     reraise=True,
 )
 """Does again what failed because the database is away. What is decorated must bear being done twice."""
+
+
+@contextmanager
+def if_possible() -> Iterator[None]:
+    """Around what is done after an error or a signal: that is what the user is told, not what then fails too."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("The run could not end in good order, the next one goes on: %s", said(error))
 
 
 def open_storage(home: Home, url: str | None = None, create: bool = True) -> optuna.storages.RDBStorage:

@@ -21,7 +21,7 @@ from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, Rungs, be
 from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace
-from pbp_search.search.storage import open_storage, patient, rename_study
+from pbp_search.search.storage import if_possible, open_storage, patient, rename_study
 from pbp_search.tasks import check_sendable
 from pbp_search.training import Checkpoint, EpochRecord, Size, Task, check_task
 from pbp_search.training.device import device_of
@@ -221,7 +221,6 @@ class Study:
             sampler=sampler,
             stagnation=stagnation,
         )
-        status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
         try:
             self._record_missing(tracker)
             for outcome in run_workers(setup, trials, deadline, workers):
@@ -229,14 +228,18 @@ class Study:
                 if on_outcome is not None:
                     on_outcome(outcome)
             self._record_missing(tracker)
-            status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit):
-            status = "KILLED"
-            self._put_back_abandoned()
+            Checkpoints(self.folder).tidy(self.rungs(), self.front())  # what a worker that was killed did not
+        except BaseException as error:
+            with if_possible():
+                self._put_back_abandoned()
+            with if_possible():
+                self._end(tracker, "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
             raise
-        finally:
-            tracker.end(status, {"trials": len(self.finished()), "front_size": len(self.front())})
+        self._end(tracker, "FINISHED")
         return self.front()
+
+    def _end(self, tracker: "Tracker", status: Literal["FINISHED", "KILLED", "FAILED"]) -> None:
+        tracker.end(status, {"trials": len(self.finished()), "front_size": len(self.front())})
 
     def _put_back_abandoned(self) -> None:
         """Let the trials wait whose workers have been stopped with us: that is no restart after a death."""

@@ -5,12 +5,13 @@ stopped in good order, then a milestone that has earned its next generation, the
 """
 
 import logging
+import os
 import time
 import traceback
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 from mlflow.exceptions import MlflowException
@@ -97,6 +98,7 @@ class Worker:
         self._data = setup.task.data()
         self._sizes = NetworkSizes(setup.task, self._data)
         self._history: list[EpochRecord] = []
+        self._claimed: Claim | None = None
 
     def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
         """Train one rung.
@@ -121,8 +123,19 @@ class Worker:
             outcome = claimed if isinstance(claimed, Outcome) else self._run(claimed, deadline)
             if outcome is not None:
                 self._record(outcome.trial)
+                self._tidy()  # not earlier: whoever records a trial of a dead worker has its epochs from its checkpoint
                 return outcome
         return None
+
+    def leave(self) -> NoReturn:
+        """End the process, from any thread of it, and let its trial wait: this does not count as a restart."""
+        try:
+            with self._claims.deciding():
+                if self._claimed is not None and self._claims.holds(self._claimed):
+                    self._storage.set_trial_state_values(self._claimed.trial._trial_id, TrialState.WAITING)
+                os._exit(1)  # under the lock: the thread that trains cannot tell of the trial in between
+        finally:  # the trial has just finished, or the storage is away
+            os._exit(1)
 
     @patient
     def _is_done(self, target: int) -> bool:
@@ -143,7 +156,9 @@ class Worker:
         with self._claims.deciding():
             trials = trials_of(self._study)
             trial = self._abandoned(trials) or self._waiting(trials)
-            if trial is None:
+            if trial is not None:
+                self._checkpoints.discard(trial, self._storage)
+            else:
                 if sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials) >= target:
                     return None
                 if self._stagnates(trials):
@@ -153,18 +168,28 @@ class Worker:
                 failure = self._draw(trial)
                 if failure is not None:
                     return self._fail(trial, failure)
-            return self._claims.take(self._latest(trial))
+            self._claimed = self._claims.take(self._latest(trial))
+            return self._claimed
 
     def _latest(self, trial: FrozenTrial) -> FrozenTrial:
         return self._storage.get_trial(trial._trial_id)
 
     def _abandoned(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        for trial in self._claims.abandoned(trials):
-            if CLAIM in trial.user_attrs:
+        abandoned = self._claims.abandoned(trials)
+        nobodys = {trial.number for trial in abandoned}
+        suspected = any(
+            trial.state == TrialState.RUNNING and trial.number not in nobodys and trial.user_attrs.get(_RESTARTS, 0)
+            for trial in trials
+        )
+        for trial in abandoned:
+            if CLAIM not in trial.user_attrs:
+                return trial
+            # A worker that is killed takes the others of its pool along. One suspect at a time is trained again, so
+            # that a trial that always kills its worker is not given up together with those that were trained beside it.
+            if not suspected:
                 restarts = trial.user_attrs.get(_RESTARTS, 0) + 1
                 self._storage.set_trial_user_attr(trial._trial_id, _RESTARTS, restarts)
-            self._checkpoints.discard(trial, self._storage)
-            return trial
+                return trial
         return None
 
     def _waiting(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
@@ -285,8 +310,6 @@ class Worker:
                 self._storage.set_trial_user_attr(trial._trial_id, CHECKPOINT, name)
                 self._storage.set_trial_user_attr(trial._trial_id, MILESTONE, milestone.to_dict())
                 self._study.tell(trial.number, values_of(milestone, self._setup.size))
-            rungs = self._rungs.of(trials_of(self._study))
-            self._checkpoints.tidy(rungs, front_of(rungs, self._setup.task.direction, self._setup.size))
         return Outcome(trial.number, milestone, None)
 
     @patient
@@ -302,6 +325,11 @@ class Worker:
             self._storage.set_trial_user_attr(trial._trial_id, TRACEBACK, frames)
             self._study.tell(trial.number, state=TrialState.FAIL)
         return Outcome(trial.number, None, failure)
+
+    @patient
+    def _tidy(self) -> None:
+        rungs = self._rungs.of(trials_of(self._study))
+        self._checkpoints.tidy(rungs, front_of(rungs, self._setup.task.direction, self._setup.size))
 
     @patient
     def _record(self, number: int) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from pbp_search.search.worker import Setup, Worker
 
 logger = logging.getLogger(__name__)
 
+_LEAVING_SECONDS = 5
 _MOST_FRUITLESS = 5  # more than a trial's restarts: a trial that kills its workers fails, and the study goes on
 
 
@@ -76,12 +77,16 @@ def _elsewhere(setup: Setup, trials: int, deadline: float | None, workers: int) 
         while not exhausted:
             yield joblib.delayed(_run_one)(setup, os.getpid(), trials, deadline)
 
-    pool = joblib.Parallel(workers, backend="loky", return_as="generator_unordered", pre_dispatch=workers, batch_size=1)
-    for outcome in pool(calls()):
+    for outcome in pool_of(workers, return_as="generator_unordered", pre_dispatch=workers, batch_size=1)(calls()):
         if outcome is None:
             exhausted = True
         else:
             yield outcome
+
+
+def pool_of(workers: int, **arguments: Any) -> joblib.Parallel:
+    """A pool of processes that end with this one."""
+    return joblib.Parallel(workers, backend="loky", initializer=_begin, initargs=(os.getpid(),), **arguments)
 
 
 def _run_one(setup: Setup, parent: int, trials: int, deadline: float | None) -> Outcome | None:
@@ -89,19 +94,34 @@ def _run_one(setup: Setup, parent: int, trials: int, deadline: float | None) -> 
     return _worker(setup, parent).run_one(trials, deadline)
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    # The process that started this worker is gone. The system frees the trial's lock, and the next run does it again.
-    os._exit(1)
+def _begin(parent: int) -> None:
+    """The start of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+
+    def end() -> None:
+        time.sleep(_LEAVING_SECONDS)
+        os._exit(1)  # it has no worker yet, or one that cannot leave
+
+    _when_gone(parent, end)
+
+
+def _when_gone(parent: int, end: Callable[[], None]) -> None:
+    """Do something when the process that started this one is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.1)
+        end()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @lru_cache(maxsize=1)
 def _worker(setup: Setup, parent: int) -> Worker:
     """The process's worker: it opens its study once."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    return Worker(setup)
+    worker = Worker(setup)
+    _when_gone(parent, worker.leave)
+    return worker

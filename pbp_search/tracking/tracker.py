@@ -150,7 +150,8 @@ class Tracker:
             for run in self._runs(f"tags.`{_PARENT}` = '{parent}' and tags.`{_TRIAL}` = '{record.number}'"):
                 if run.info.status in ("FINISHED", "FAILED"):
                     return
-                # Only a writer that died under the lock leaves a run like this.
+                # Only a writer that died under the lock leaves a run like this. Deleted runs can be shown too.
+                self._client.set_terminated(run.info.run_id, status="KILLED")
                 self._client.delete_run(run.info.run_id)
             self._write(record, parent)
 

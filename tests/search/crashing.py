@@ -11,11 +11,15 @@ import mlflow
 import optuna
 import sqlalchemy
 import torch
+from optuna.artifacts import FileSystemArtifactStore
 from sqlalchemy import event
 from torch import Tensor
 
 from pbp_search.home import Home
 from pbp_search.search import Study
+from pbp_search.search.checkpoints import Checkpoints
+from pbp_search.search.claims import Claims
+from pbp_search.search.sampler import KeyedSampler
 from pbp_search.search.storage import open_storage
 from pbp_search.tracking import Tracker
 from pbp_search.training import Checkpoint
@@ -66,10 +70,16 @@ def _killed_before(function: Callable[..., Any], nth: int) -> Callable[..., Any]
 def run_and_die_before(folder: Path, trials: int, place: str, nth: int) -> None:
     """Run a study, killed right before a step of the nth trial."""
     owner, name = {
+        "sampling": (KeyedSampler, "sample_independent"),
+        "claim": (Claims, "take"),
         "milestone": (Checkpoint, "save"),
+        "upload": (FileSystemArtifactStore, "write"),
+        "uploaded": (Claims, "holds"),
         "tell": (optuna.Study, "tell"),
         "record": (Tracker, "log_trial"),
         "metrics": (mlflow.MlflowClient, "log_dict"),
+        "ended": (mlflow.MlflowClient, "set_terminated"),
+        "tidy": (Checkpoints, "tidy"),
     }[place]
     setattr(owner, name, _killed_before(getattr(owner, name), nth))
     run(folder, trials)

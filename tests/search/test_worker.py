@@ -4,7 +4,6 @@ import signal
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 
-import mlflow
 import pytest
 
 from pbp_search.home import Home
@@ -13,6 +12,7 @@ from pbp_search.search.storage import open_storage
 from tests.quick_studies import Dots, quick_space, recorded, story
 from tests.search import crashing
 from tests.search.crashing import Mortal, random_batches
+from tests.search.faulty import assert_nothing_lost, assert_recorded_once
 from tests.tracking.recording import tracker_of
 
 pytestmark = pytest.mark.slow
@@ -25,24 +25,6 @@ def kill(processes: ForkServerContext, target: Callable[..., object], *arguments
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-
-
-def assert_recorded_once(home: Home, study: Study) -> None:
-    """MLflow has exactly one ended child run for each trial, and no other."""
-    client = mlflow.MlflowClient(home.tracking_uri)
-    experiment = client.get_experiment_by_name(study.name)
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert parent.info.status == "FINISHED"
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    numbers = sorted(int(run.data.tags["pbp_search.trial"]) for run in children)
-    assert numbers == [trial.number for trial in study.finished()]
-    for run in children:
-        trial = study.finished()[int(run.data.tags["pbp_search.trial"])]
-        assert run.info.status == ("FINISHED" if trial.values else "FAILED")
-        assert run.data.metrics["score"] == trial.values[0]
 
 
 def go_on(home: Home, trials: int = TRIALS) -> Study:
@@ -60,14 +42,16 @@ def test_a_study_killed_anywhere_in_training_goes_on(home: Home, finished: Study
     assert_recorded_once(home, study)
 
 
-@pytest.mark.parametrize("place", ["milestone", "tell", "record", "metrics"])
+@pytest.mark.parametrize(
+    "place", ["sampling", "claim", "milestone", "upload", "uploaded", "tell", "record", "metrics", "ended", "tidy"]
+)
 def test_a_study_killed_between_its_steps_goes_on(
     home: Home, finished: Study, processes: ForkServerContext, place: str
 ) -> None:
     kill(processes, crashing.run_and_die_before, home.folder, TRIALS, place, 3)
     study = go_on(home)
     assert story(study) == story(finished)
-    assert_recorded_once(home, study)
+    assert_nothing_lost(home, study)
 
 
 @pytest.mark.parametrize(("database", "statements"), [("optuna", 8), ("mlflow", 60), ("mlflow", 250), ("mlflow", 500)])

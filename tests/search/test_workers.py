@@ -17,8 +17,8 @@ from pbp_search.home import Home
 from pbp_search.search import Outcome, Study
 from pbp_search.search.worker import Setup
 from pbp_search.search.workers import run_workers
-from pbp_search.training import Checkpoint, run_rung
-from tests.quick_studies import Dots, checkpoint_file, figures, quick_space, quick_study, recorded, weight_bits
+from tests.quick_studies import Dots, checkpoint_file, quick_space, quick_study, recorded
+from tests.search.faulty import assert_nothing_lost
 
 pytestmark = pytest.mark.slow
 
@@ -71,14 +71,8 @@ def test_two_workers_of_which_one_is_killed(home: Home, tmp_path: Path, caplog: 
     assert recorded(home, "dots") == set(range(8))
     assert len(front) > 0
 
-    # Every rung is what its configuration and its parent make of it, whoever trained it.
     assert any(rung.parent is not None for rung in study.rungs())
-    expected: dict[int | None, Checkpoint | None] = {None: None}
-    for rung in study.rungs():
-        again = expected[rung.trial] = run_rung(Dots(), rung.milestone.config, expected[rung.parent])
-        assert figures(rung.milestone) == figures(again.milestone)
-        if checkpoint_file(study, rung.trial).exists():
-            assert weight_bits(study.checkpoint(rung.trial)) == weight_bits(again)
+    assert_nothing_lost(home, study)
     assert all(checkpoint_file(study, point.payload.trial).exists() for point in front)
 
 
