@@ -8,6 +8,7 @@ import click
 from pbp_search.cli import options
 
 if TYPE_CHECKING:
+    from pbp_search.search.workers import Backend
     from pbp_search.training import Size
 
 
@@ -22,7 +23,20 @@ if TYPE_CHECKING:
     help="Finished trials to reach in all, those of earlier runs included.",
 )
 @click.option("--timeout", type=options.Duration(), help="Start no trial after this time: 90s, 10m, 2h.")
-@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Processes that train at a time.  [default: 1; with dask all of the cluster's]",
+)
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of each of them.")
+@click.option(
+    "--backend",
+    type=click.Choice(["loky", "dask"]),
+    default="loky",
+    show_default=True,
+    help="Where they run: on this machine, or in a Dask cluster.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="The Dask cluster's scheduler: tcp://host:8786.")
 @click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:0 or mps.")
 @click.option(
     "--sampler",
@@ -41,6 +55,7 @@ if TYPE_CHECKING:
 @click.option("--max-params", type=click.IntRange(min=1), metavar="N", help="Train no network of more parameters.")
 @click.option("--fresh", is_flag=True, help="Start anew; keep the old study under a dated name.")
 @options.home
+@options.artifacts
 @options.storage
 @options.tracking_uri
 def run(
@@ -48,7 +63,10 @@ def run(
     name: str | None,
     trials: int,
     timeout: float | None,
-    workers: int,
+    workers: int | None,
+    threads: int,
+    backend: "Backend",
+    scheduler: str | None,
     device: str,
     sampler: str,
     seed: int | None,
@@ -57,6 +75,7 @@ def run(
     max_params: int | None,
     fresh: bool,
     home: Path,
+    artifacts: Path | None,
     storage: str | None,
     tracking_uri: str | None,
 ) -> int:
@@ -69,6 +88,7 @@ def run(
     from pbp_search.search import SearchSpace, Study, list_studies
     from pbp_search.search.sizes import NetworkSizes, capped
     from pbp_search.search.storage import open_storage
+    from pbp_search.search.workers import cluster_of
     from pbp_search.tasks import check_sendable, load_task
     from pbp_search.training import check_task
     from pbp_search.training.device import device_of
@@ -77,11 +97,14 @@ def run(
     device_of(device)
     loaded = load_task(task)
     check_task(loaded)
-    if workers > 1:
+    cluster = cluster_of(backend, scheduler)
+    if cluster is not None:
+        cluster.close()  # it is there: the study may be made
+    if cluster is not None or (workers or 1) > 1:
         check_sendable(loaded)
     default = SearchSpace.for_task(loaded)
     searched = None if space is None else SearchSpace.from_toml(space, default)
-    place = Home.at(home)
+    place = Home.at(home, artifacts)
     wanted = loaded.name if name is None else name
     if fresh:
         capped(
@@ -100,6 +123,9 @@ def run(
         trials,
         timeout=timeout,
         workers=workers,
+        threads=threads,
+        backend=backend,
+        scheduler=scheduler,
         device=device,
         sampler=sampler,
         tracking_uri=tracking_uri,

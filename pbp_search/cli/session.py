@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 import optuna
@@ -15,6 +16,9 @@ from pbp_search.cli.tables import print_table
 from pbp_search.report import front_table, publish_front
 from pbp_search.search import Outcome, Study
 from pbp_search.training import Task
+
+if TYPE_CHECKING:
+    from pbp_search.search.workers import Backend
 
 
 def quiet_libraries() -> None:
@@ -33,7 +37,10 @@ def run_and_show(
     trials: int,
     *,
     timeout: float | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    threads: int = 1,
+    backend: "Backend" = "loky",
+    scheduler: str | None = None,
     device: str = "auto",
     sampler: str = "auto",
     tracking_uri: str | None = None,
@@ -46,7 +53,7 @@ def run_and_show(
     started = time.monotonic()
     before = len(study.finished())
     try:
-        _run(study, task, trials, timeout, workers, device, sampler, tracking_uri)
+        _run(study, task, trials, timeout, workers, threads, backend, scheduler, device, sampler, tracking_uri)
     except (KeyboardInterrupt, SystemExit):
         click.echo("Stopped. The same command (without --fresh) goes on from here.", err=True)
         raise
@@ -80,7 +87,10 @@ def _run(
     task: Task,
     trials: int,
     timeout: float | None,
-    workers: int,
+    workers: int | None,
+    threads: int,
+    backend: "Backend",
+    scheduler: str | None,
     device: str,
     sampler: str,
     tracking_uri: str | None,
@@ -106,6 +116,9 @@ def _run(
             trials,
             timeout=timeout,
             workers=workers,
+            threads=threads,
+            backend=backend,
+            scheduler=scheduler,
             device=device,
             sampler=sampler,
             tracking_uri=tracking_uri,

@@ -5,28 +5,28 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import Field
 
 from pbp_search.errors import CheckpointError, SettingsError, StudyError
 from pbp_search.front import Front, Point
 from pbp_search.home import Home, StudyFolder, check_name
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import Claims
+from pbp_search.search.definition import Definition, define
 from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, Rungs, best_of, front_of, trials_of
 from pbp_search.search.sampler import Sampler, sampler_of
-from pbp_search.search.sizes import NetworkSizes, capped
+from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace
-from pbp_search.search.storage import open_storage, patient, rename_study
-from pbp_search.settings import Settings
+from pbp_search.search.storage import open_storage, patient, rename_study, shared_lock, tracking_lock
 from pbp_search.tasks import check_sendable
-from pbp_search.training import Checkpoint, Direction, EpochRecord, Size, Task, check_task
+from pbp_search.training import Checkpoint, EpochRecord, Size, Task, check_task
 from pbp_search.training.device import device_of
 
 if TYPE_CHECKING:
+    from pbp_search.search.workers import Backend
     from pbp_search.tracking import Tracker
 
 # MLflow takes seconds to import. Only what writes to it does, not what reads a study: the imports stand inside.
@@ -35,38 +35,6 @@ logger = logging.getLogger(__name__)
 
 _DEFINITION = "pbp_search"
 _FOLDER = "folder"
-
-
-class Definition(Settings):
-    """What a study is, as its storage keeps it. A study is continued only with an equal one.
-
-    Attributes:
-        task: The task's name.
-        metric: The metric of the first objective.
-        direction: Its direction. The second objective, log10 of the size, is minimised.
-        space: What is searched.
-        seed: Keys every random stream of the study.
-        size: What the size counts.
-        max_parameters: No larger network is trained; None for no limit. The space has no width that is above it.
-    """
-
-    task: str
-    metric: str
-    direction: Direction
-    space: SearchSpace
-    seed: int = Field(ge=0)
-    size: Size = "parameters"
-    max_parameters: int | None = Field(None, ge=1)
-
-    def difference(self, other: "Definition") -> list[str]:
-        """Where two definitions differ, each as ``field: this one's value, not the other's``."""
-        mine, others = self.flat(), other.flat()
-        return [f"{field}: {mine[field]}, not {others[field]}" for field in mine if mine[field] != others[field]]
-
-    def flat(self) -> dict[str, Any]:
-        """The definition field by field; the space's fields as its file writes them."""
-        space = {f"space.{name}": text for name, text in self.space.texts().items()}
-        return {**self.model_dump(exclude={"space", "seed"}), **space, "seed": self.seed}
 
 
 class Study:
@@ -140,9 +108,9 @@ class Study:
         home = home or Home.at("mlruns")
         sizes = NetworkSizes(task)
         default = space or SearchSpace.for_task(task)
-        new = _define(task, default, seed or 0, size or "parameters", max_parameters, sizes)
+        new = define(task, default, seed or 0, size or "parameters", max_parameters, sizes)
         opened = open_storage(home, storage)
-        with home.creation_lock():
+        with shared_lock(opened, "creation"):
             study = optuna.create_study(
                 study_name=name, storage=opened, directions=[task.direction, "minimize"], load_if_exists=True
             )
@@ -152,11 +120,11 @@ class Study:
                 with warnings.catch_warnings():  # names for the dashboard; experimental in Optuna
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names([task.metric, f"log10_{new.size}"])
-                study.set_user_attr(_FOLDER, home.new_study(name).create().identity)
+                study.set_user_attr(_FOLDER, home.new_study(name).create().create_artifacts().identity)
                 study.set_user_attr(_DEFINITION, new.to_dict())
         created = cls(study, home, storage)
         own = created.definition
-        wanted = _define(
+        wanted = define(
             task,
             space or own.space,
             own.seed if seed is None else seed,
@@ -178,7 +146,10 @@ class Study:
         trials: int,
         *,
         timeout: float | None = None,
-        workers: int = 1,
+        workers: int | None = None,
+        threads: int = 1,
+        backend: "Backend" = "loky",
+        scheduler: str | None = None,
         device: str = "auto",
         sampler: Sampler = "auto",
         tracking_uri: str | None = None,
@@ -194,7 +165,11 @@ class Study:
             trials: Finished trials to reach, failed ones included.
             timeout: No rung starts after this many seconds, and running ones are stopped at the end of their epoch; the
                 next run does those again.
-            workers: 1 trains in this process, more in processes of their own.
+            workers: Rungs that are trained at a time. 1, the default, trains in this process, more in processes of
+                their own; with ``dask`` in the cluster's, by default in all of them.
+            threads: Threads of each worker.
+            backend: What runs the workers: ``loky`` on this machine, or ``dask`` in a cluster that is there already.
+            scheduler: The address of its scheduler.
             device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device.
             sampler: What draws configurations: ``auto`` (GP, then TPE), ``tpe``, ``nsga2``, ``gp`` or ``random``; an
                 Optuna sampler, whose draws are not reproducible; or a function that makes one from a seed.
@@ -208,16 +183,16 @@ class Study:
             TaskError: The task is incomplete or does not fit together.
             StorageError: A store cannot be opened.
             StudyError: The task is not the study's.
-            InputError: There is no such device or sampler.
+            InputError: There is no such device, sampler or cluster.
         """
         from pbp_search.search.worker import Setup
-        from pbp_search.search.workers import run_workers
+        from pbp_search.search.workers import cluster_of, run_workers
         from pbp_search.tracking import Tracker
 
-        if trials < 1 or workers < 1 or (timeout is not None and timeout <= 0):
-            raise SettingsError(
-                f"trials ({trials}), workers ({workers}) and timeout ({timeout}) must be greater than 0."
-            )
+        counts = {"trials": trials, "workers": workers, "timeout": timeout, "threads": threads}
+        for what, count in counts.items():
+            if count is not None and count <= 0:
+                raise SettingsError(f"{what} ({count}) must be greater than 0.")
         device_of(device)
         sampler_of(sampler, self.definition.seed)  # refused here, not in the workers
         deadline = None if timeout is None else time.time() + timeout
@@ -227,14 +202,16 @@ class Study:
                 "the study was made in with --home, or the folder that its machines share with --artifacts."
             )
         check_task(task)
-        if workers > 1:
+        if backend != "loky" or (workers or 1) > 1:
             check_sendable(task)
         self.folder.create()
         same = {"task": task.name, "metric": task.metric, "direction": task.direction}
         difference = self.definition.difference(self.definition.model_copy(update=same))
         if difference:
             raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
-        tracker = Tracker(self.folder, self.name, tracking_uri)
+        storage = open_storage(self.folder.home, self._storage, create=False)
+        tracker = Tracker(self.folder, self.name, tracking_uri, tracking_lock(storage, self.folder))
+        cluster = cluster_of(backend, scheduler)
         tracker.begin(self.definition.flat())
         setup = Setup(
             folder=self.folder,
@@ -248,11 +225,12 @@ class Study:
             size=self.definition.size,
             max_parameters=self.definition.max_parameters,
             sampler=sampler,
+            threads=threads,
         )
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
         try:
             self._record_missing(tracker)
-            for outcome in run_workers(setup, trials, deadline, workers):
+            for outcome in run_workers(setup, trials, deadline, workers, cluster):
                 if outcome.failure is not None:
                     logger.warning("Trial %d failed: %s", outcome.trial, outcome.failure)
                 if on_outcome is not None:
@@ -264,6 +242,8 @@ class Study:
             self._put_back_abandoned()
             raise
         finally:
+            if cluster is not None:
+                cluster.close()
             tracker.end(status, {"trials": len(self.finished()), "front_size": len(self.front())})
         return self.front()
 
@@ -332,7 +312,8 @@ class Study:
         from pbp_search.tracking import Tracker
 
         storage = open_storage(self.folder.home, self._storage, create=False)
-        tracker = Tracker(self.folder.create(), self.name, tracking_uri)
+        folder = self.folder.create()
+        tracker = Tracker(folder, self.name, tracking_uri, tracking_lock(storage, folder))
         claims = Claims(self.folder, self._optuna, storage)
         with claims.deciding():
             trials = trials_of(self._optuna)
@@ -367,20 +348,6 @@ class Study:
         except CheckpointError as error:
             logger.warning("Trial %d is recorded without its epochs: %s", trial, error)
             return ()
-
-
-def _define(
-    task: Task, space: SearchSpace, seed: int, size: Size, max_parameters: int | None, sizes: NetworkSizes
-) -> Definition:
-    return Definition(
-        task=task.name,
-        metric=task.metric,
-        direction=task.direction,
-        space=capped(space, max_parameters, sizes),
-        seed=seed,
-        size=size,
-        max_parameters=max_parameters,
-    )
 
 
 def list_studies(home: Home, storage: str | None = None) -> list[Study]:

@@ -10,11 +10,13 @@ import traceback
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
 from mlflow.exceptions import MlflowException
 from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from pbp_search.errors import SettingsError, TrainingError, said
@@ -40,9 +42,9 @@ from pbp_search.search.rungs import (
 from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace, configuration_seed
-from pbp_search.search.storage import is_away, open_storage, patient
+from pbp_search.search.storage import is_away, open_storage, patient, tracking_lock
 from pbp_search.tracking import Tracker, TrialRecord
-from pbp_search.training import Checkpoint, EpochRecord, Size, Task, TrialConfig, run_rung
+from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Task, TrialConfig, run_rung
 from pbp_search.training.rung import OnEpoch
 
 logger = logging.getLogger(__name__)
@@ -68,11 +70,13 @@ class Setup:
     size: Size = field(compare=False)
     max_parameters: int | None = field(compare=False)
     sampler: Sampler = field(default="auto", compare=False)
+    threads: int = field(default=1, compare=False)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
+    flag: Path | None = field(default=None, compare=False)  # if there is one: the run ends when this file goes
 
 
 class _TimeIsUpError(Exception):
-    """The deadline has passed while a rung was trained."""
+    """The run has ended while a rung was trained."""
 
 
 class Worker:
@@ -91,7 +95,9 @@ class Worker:
         self._claims = Claims(setup.folder, self._study, self._storage)
         self._checkpoints = Checkpoints(setup.folder)
         self._rungs = Rungs()
-        self._tracker = Tracker(setup.folder, setup.study, setup.tracking_uri)
+        self._tracker = Tracker(
+            setup.folder, setup.study, setup.tracking_uri, tracking_lock(self._storage, setup.folder)
+        )
         self._data = setup.task.data()
         self._sizes = NetworkSizes(setup.task, self._data)
         self._history: list[EpochRecord] = []
@@ -107,7 +113,7 @@ class Worker:
         Returns:
             What came of it, or None if there is nothing more to do.
         """
-        while deadline is None or time.time() < deadline:
+        while not self._is_over(deadline):
             claimed = self._claim(trials)
             if claimed is None:
                 if self._finished() >= trials:
@@ -120,6 +126,10 @@ class Worker:
                 self._record(outcome.trial)
                 return outcome
         return None
+
+    def _is_over(self, deadline: float | None) -> bool:
+        flag = self._setup.flag
+        return (deadline is not None and time.time() >= deadline) or (flag is not None and not flag.exists())
 
     @patient
     def _finished(self) -> int:
@@ -212,7 +222,7 @@ class Worker:
 
         def on_epoch(epoch: EpochRecord) -> None:
             self._history.append(epoch)
-            if deadline is not None and time.time() >= deadline:
+            if self._is_over(deadline):
                 raise _TimeIsUpError
 
         try:
@@ -258,15 +268,27 @@ class Worker:
             if self._claims.holds(claim):
                 self._storage.set_trial_state_values(claim.trial._trial_id, TrialState.WAITING)
 
-    @patient
     def _succeeded(self, claim: Claim, checkpoint: Checkpoint) -> Outcome | None:
-        trial, milestone = claim.trial, checkpoint.milestone
-        name = self._checkpoints.save(trial, checkpoint, self._storage)
+        try:
+            name = self._saved(claim.trial, checkpoint)
+        except UpdateFinishedTrialError:
+            return self._lost(claim)
+        return self._told(claim, checkpoint.milestone, name)
+
+    def _lost(self, claim: Claim) -> None:
+        logger.warning("Trial %d has been given to another worker, as this one was silent.", claim.trial.number)
+
+    @patient
+    def _saved(self, trial: FrozenTrial, checkpoint: Checkpoint) -> str:
+        return self._checkpoints.save(trial, checkpoint, self._storage)
+
+    @patient
+    def _told(self, claim: Claim, milestone: Milestone, name: str) -> Outcome | None:
+        trial = claim.trial
         with self._claims.deciding():
             if not self._claims.holds(claim):
-                logger.warning("Trial %d has been given to another worker, as this one was silent.", trial.number)
                 self._checkpoints.remove(name)
-                return None
+                return self._lost(claim)
             if not self._latest(trial).state.is_finished():  # or the storage went away right after this
                 self._storage.set_trial_user_attr(trial._trial_id, CHECKPOINT, name)
                 self._storage.set_trial_user_attr(trial._trial_id, MILESTONE, milestone.to_dict())
