@@ -1,20 +1,32 @@
 """Database URLs: their secrets stay secret, nobody else's database is written to, and none is left half made."""
 
+import hashlib
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import sqlalchemy
 from filelock import FileLock
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from pbp_search.errors import StorageError
 
 _HIDDEN = "***"
+
+# How a server finds out that the machine that holds a lock has vanished, or has stopped while it holds one.
+_LOCK_SETTINGS = (
+    "tcp_keepalives_idle = 20",
+    "tcp_keepalives_interval = 10",
+    "tcp_keepalives_count = 4",
+    "idle_in_transaction_session_timeout = '5min'",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class Database:
             raise StorageError(f"A {what} in memory is lost when the command ends: use sqlite:///path/to/file.db.")
         if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).name:
             raise StorageError(f"The {what} {parsed.database!r} is a folder: use sqlite:///path/to/file.db.")
+        if parsed.drivername == "postgresql" and find_spec("psycopg2") is None:
+            parsed = parsed.set(drivername="postgresql+psycopg")  # SQLAlchemy would only look for the older one
         return cls(what, parsed)
 
     @property
@@ -89,7 +103,7 @@ class Database:
         anew.
 
         Args:
-            lock: Held if the database is on a server.
+            lock: Held if the database is on a server that has no locks for us.
             own_tables: The tables of the store.
 
         Raises:
@@ -101,7 +115,7 @@ class Database:
         if file is not None and not file.absolute().parent.is_dir():
             raise FileNotFoundError(f"there is no folder {file.absolute().parent}")
         if file is None:
-            with lock:
+            with self._locked_in_server() if self.url.get_backend_name() == "postgresql" else lock:
                 self._prepare(own_tables)
                 yield
             return
@@ -116,6 +130,15 @@ class Database:
             self._prepare(own_tables)
             yield
             unfinished.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked_in_server(self) -> Iterator[None]:
+        engine = sqlalchemy.create_engine(self.url)
+        try:
+            with server_lock(engine, "opening"):
+                yield
+        finally:
+            engine.dispose()
 
     def _prepare(self, own_tables: set[str]) -> None:
         engine = sqlalchemy.create_engine(self.url)
@@ -152,6 +175,37 @@ class Database:
 
     def _secret_options(self) -> dict[str, str]:
         return {name: str(value) for name, value in self.url.query.items() if "pass" in name.lower()}
+
+
+@contextmanager
+def server_lock(engine: Engine, name: str) -> Iterator[None]:
+    """Hold a lock in a PostgreSQL database: one thread at a time of all that use it, on whatever machine.
+
+    The server frees the lock when our connection ends, so also when it is restarted, when this machine has vanished for
+    a minute, and when this process is stopped for five. From then on this thread gets no connection from the engine
+    until it has left: what was decided under the lock is not written without it.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: The server does not answer.
+    """
+    key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+    owner = threading.get_ident()
+    with engine.connect() as holder:
+        for setting in _LOCK_SETTINGS:
+            holder.execute(sqlalchemy.text(f"SET LOCAL {setting}"))
+        holder.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+        def still_held(*_: object) -> None:
+            if threading.get_ident() == owner:
+                holder.execute(sqlalchemy.text("SELECT 1"))
+
+        event.listen(engine, "checkout", still_held)
+        try:
+            yield
+        finally:
+            event.remove(engine, "checkout", still_held)
+            with suppress(OperationalError):  # then the server has freed it already
+                holder.rollback()
 
 
 def _set_aside(file: Path) -> None:

@@ -50,7 +50,7 @@ class Home:
         Raises:
             InputError: It cannot be made or written to.
         """
-        _make_writable(self.folder)
+        _make_writable(self.folder, "another home with --home")
         return self
 
     @property
@@ -69,7 +69,7 @@ class Home:
         return self.folder / "artifacts" if self.elsewhere is None else self.elsewhere
 
     def creation_lock(self) -> FileLock:
-        """Held while a store or a study may be created: two processes that create a store at once corrupt it."""
+        """Held while a store may be created that has no lock of its own: two processes at once corrupt it."""
         return FileLock(self.folder / "creation.lock")
 
     def new_study(self, name: str) -> "StudyFolder":
@@ -95,13 +95,23 @@ class StudyFolder:
         return self.home.folder / "studies" / self.identity
 
     def create(self) -> "StudyFolder":
-        """Make the folder, with those inside that are written to later.
+        """Make the folder, with those inside that are written to later. Not those that machines share.
 
         Raises:
             InputError: It cannot be made or written to.
         """
-        for folder in (self.path, self.locks, self.incoming, self.artifacts, self.milestones):
-            _make_writable(folder)
+        for folder in (self.path, self.locks, self.incoming):
+            _make_writable(folder, "another home with --home")
+        return self
+
+    def create_artifacts(self) -> "StudyFolder":
+        """Make the folders that machines share: once, with the study. Where they are missing, it is another place.
+
+        Raises:
+            InputError: They cannot be made or written to.
+        """
+        own = self.home.elsewhere is None
+        _make_writable(self.milestones, "another home with --home" if own else "another folder with --artifacts")
         return self
 
     @property
@@ -136,7 +146,7 @@ class StudyFolder:
         return FileLock(self.locks / f"{name}.lock")
 
 
-def _make_writable(folder: Path) -> None:
+def _make_writable(folder: Path, otherwise: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable.{os.getpid()}"
@@ -145,7 +155,7 @@ def _make_writable(folder: Path) -> None:
     except OSError as error:
         raise InputError(
             f"The folder {folder} cannot be written to ({error.strerror}): "
-            "name another home with --home, or run the command elsewhere."
+            f"name {otherwise}, or run the command elsewhere."
         ) from None
 
 

@@ -5,8 +5,10 @@ import logging
 import multiprocessing
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import optuna
@@ -22,6 +24,9 @@ for library in ("mlflow", "alembic"):
     logging.getLogger(library).setLevel(logging.WARNING)
 
 from pbp_search.home import Home  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.postgresql import Server
 
 
 @pytest.fixture
@@ -68,3 +73,16 @@ def processes() -> ForkServerContext:
         ]
     )
     return context
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator["Server"]:
+    """A real PostgreSQL server on loopback."""
+    from tests.postgresql import Server, reason_to_skip
+
+    reason = reason_to_skip()
+    if reason is not None:
+        pytest.skip(reason)
+    server = Server()
+    yield server
+    server.remove()

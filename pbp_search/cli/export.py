@@ -16,6 +16,7 @@ from pbp_search.cli import options
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an exported network in the folder.")
 @options.home
+@options.artifacts
 @options.storage
 def export(
     study: str,
@@ -25,6 +26,7 @@ def export(
     output: Path,
     overwrite: bool,
     home: Path,
+    artifacts: Path | None,
     storage: str | None,
 ) -> None:
     """Export a network of the front of STUDY as ONNX, run it and compare it.
@@ -39,7 +41,7 @@ def export(
     from pbp_search.tasks import built_in_name, load_task
     from pbp_search.training import check_task
 
-    found = Study.load(study, Home.at(home), storage)
+    found = Study.load(study, Home.at(home, artifacts), storage)
     name = task or built_in_name(found.definition.task)
     if name is None:
         raise InputError(

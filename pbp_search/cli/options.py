@@ -42,6 +42,12 @@ storage = click.option(
 tracking_uri = click.option(
     "--tracking-uri", metavar="URI", help="MLflow's tracking store.  [default: an SQLite file in the home]"
 )
+artifacts = click.option(
+    "--artifacts",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where checkpoints lie: a folder that all machines of a study share.  [default: artifacts in the home]",
+)
 
 
 def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from pbp_search.cli import options
 
 if TYPE_CHECKING:
     from pbp_search.cli.live import Verbosity
+    from pbp_search.search.workers import Backend
     from pbp_search.training import Size
 
 
@@ -31,7 +32,20 @@ if TYPE_CHECKING:
     metavar="N",
     help="Stop when N trials in a row have not made the front better, by its hypervolume.",
 )
-@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Processes that train at a time.  [default: 1; with dask all of the cluster's]",
+)
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of each of them.")
+@click.option(
+    "--backend",
+    type=click.Choice(["loky", "dask"]),
+    default="loky",
+    show_default=True,
+    help="Where they run: on this machine, or in a Dask cluster.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="The Dask cluster's scheduler: tcp://host:8786.")
 @click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:0 or mps.")
 @click.option(
     "--sampler",
@@ -50,6 +64,7 @@ if TYPE_CHECKING:
 @click.option("--max-params", type=click.IntRange(min=1), metavar="N", help="Train no network of more parameters.")
 @click.option("--fresh", is_flag=True, help="Start anew; keep the old study under a dated name.")
 @options.home
+@options.artifacts
 @options.storage
 @options.tracking_uri
 @options.verbosity
@@ -59,7 +74,10 @@ def run(
     trials: int,
     timeout: float | None,
     stagnation: int | None,
-    workers: int,
+    workers: int | None,
+    threads: int,
+    backend: "Backend",
+    scheduler: str | None,
     device: str,
     sampler: str,
     seed: int | None,
@@ -68,6 +86,7 @@ def run(
     max_params: int | None,
     fresh: bool,
     home: Path,
+    artifacts: Path | None,
     storage: str | None,
     tracking_uri: str | None,
     verbosity: "Verbosity | None",
@@ -81,6 +100,7 @@ def run(
     from pbp_search.search import SearchSpace, Study, list_studies
     from pbp_search.search.sizes import NetworkSizes, capped
     from pbp_search.search.storage import open_storage
+    from pbp_search.search.workers import cluster_of
     from pbp_search.tasks import check_sendable, load_task
     from pbp_search.training import check_task
     from pbp_search.training.device import device_of
@@ -89,11 +109,14 @@ def run(
     device_of(device)
     loaded = load_task(task)
     check_task(loaded)
-    if workers > 1:
+    cluster = cluster_of(backend, scheduler)
+    if cluster is not None:
+        cluster.close()  # it is there: the study may be made
+    if cluster is not None or (workers or 1) > 1:
         check_sendable(loaded)
     default = SearchSpace.for_task(loaded)
     searched = None if space is None else SearchSpace.from_toml(space, default)
-    place = Home.at(home)
+    place = Home.at(home, artifacts)
     wanted = loaded.name if name is None else name
     if fresh:
         capped(
@@ -115,6 +138,9 @@ def run(
         timeout=timeout,
         stagnation=stagnation,
         workers=workers,
+        threads=threads,
+        backend=backend,
+        scheduler=scheduler,
         device=device,
         sampler=sampler,
         tracking_uri=tracking_uri,

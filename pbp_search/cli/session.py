@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 import optuna
@@ -16,6 +17,9 @@ from pbp_search.cli.tables import print_table
 from pbp_search.report import front_table, publish_front
 from pbp_search.search import Progress, Study
 from pbp_search.training import Task
+
+if TYPE_CHECKING:
+    from pbp_search.search.workers import Backend
 
 
 def quiet_libraries() -> None:
@@ -34,7 +38,10 @@ def run_and_show(
     *,
     timeout: float | None = None,
     stagnation: int | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    threads: int = 1,
+    backend: "Backend" = "loky",
+    scheduler: str | None = None,
     device: str = "auto",
     sampler: str = "auto",
     tracking_uri: str | None = None,
@@ -55,6 +62,9 @@ def run_and_show(
                 timeout=timeout,
                 stagnation=stagnation,
                 workers=workers,
+                threads=threads,
+                backend=backend,
+                scheduler=scheduler,
                 device=device,
                 sampler=sampler,
                 tracking_uri=tracking_uri,

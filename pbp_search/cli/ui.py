@@ -20,6 +20,7 @@ _HOST = "127.0.0.1"
 @options.tracking_uri
 def ui(port: int, home: Path, tracking_uri: str | None) -> int:
     """Open the MLflow UI on this machine only (loopback). Ctrl-C ends it."""
+    from pbp_search.databases import Database
     from pbp_search.errors import InputError, StorageError
     from pbp_search.home import Home
     from pbp_search.tracking import check_store, is_server
@@ -46,7 +47,8 @@ def ui(port: int, home: Path, tracking_uri: str | None) -> int:
         "PYTHONWARNINGS": "ignore",  # of the server's own libraries: nothing that a user could do about them
     }
     # The URI may hold a password: the environment is not shown in process lists.
-    environment["MLFLOW_BACKEND_STORE_URI"] = tracking_uri or place.tracking_uri
+    store = Database.parse("tracking store", tracking_uri or place.tracking_uri)
+    environment["MLFLOW_BACKEND_STORE_URI"] = store.secret_url
     command = [sys.executable, "-m", "mlflow", "ui", "--host", _HOST, "--port", str(port), "--workers", "1"]
     command += ["--uvicorn-opts", "--log-level warning"]
     command += ["--default-artifact-root", place.artifacts.as_uri()]

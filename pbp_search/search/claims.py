@@ -10,19 +10,17 @@ A worker that only was silent for so long finds another's claim on its trial, an
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import optuna
-import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.home import StudyFolder
-from pbp_search.search.storage import BUSY_SECONDS, HEARTBEAT_SECONDS, is_away
-from pbp_search.training.streams import key
+from pbp_search.search.storage import BUSY_SECONDS, HEARTBEAT_SECONDS, is_away, shared_lock
 
 logger = logging.getLogger(__name__)
 
@@ -77,31 +75,22 @@ class Claims:
         self._storage = storage
         self._place = _place(folder.locks)
 
-    @contextmanager
-    def deciding(self) -> Iterator[None]:
+    def deciding(self) -> AbstractContextManager[object]:
         """Held while it is decided what is trained next, or what has become of a trial: by one worker at a time."""
-        engine = self._storage.engine
-        if engine.url.get_backend_name() == "sqlite":
-            with FileLock(f"{engine.url.database}.{self._folder.identity}.lock"):
-                yield
-            return
-        with engine.begin() as connection:  # the server ends the lock with the transaction, or with the connection
-            lock = sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)")
-            connection.execute(lock, {"key": key(0, self._folder.identity)})
-            yield
+        return shared_lock(self._storage, self._folder.identity)
 
     def take(self, trial: FrozenTrial) -> Claim:
         """Make a running trial ours, while deciding."""
         lock = self._folder.trial_lock(trial.number)
         lock.acquire(timeout=BUSY_SECONDS)  # whoever has just let it wait is about to free it
         try:
-            token = uuid.uuid4().hex
-            self._storage.set_trial_user_attr(trial._trial_id, CLAIM, {"place": self._place, "token": token})
 
             def beat() -> None:
                 self._storage.record_heartbeat(trial._trial_id)
 
-            beat()
+            beat()  # before the claim: one without any heartbeat would never be found silent
+            token = uuid.uuid4().hex
+            self._storage.set_trial_user_attr(trial._trial_id, CLAIM, {"place": self._place, "token": token})
             return Claim(trial, token, lock, beat)
         except BaseException:
             lock.release()
@@ -109,8 +98,9 @@ class Claims:
 
     def holds(self, claim: Claim) -> bool:
         """Whether a trial is still ours: while deciding, that does not change."""
-        claimed = self._storage.get_trial(claim.trial._trial_id).user_attrs[CLAIM]
-        return bool(claimed["token"] == claim.token)
+        trial = self._storage.get_trial(claim.trial._trial_id)
+        # One that waits has been put back by others, who took us for dead.
+        return trial.state != TrialState.WAITING and bool(trial.user_attrs[CLAIM]["token"] == claim.token)
 
     def abandoned(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """The running trials that are nobody's, while deciding: their workers have died, wherever that was."""
@@ -121,7 +111,8 @@ class Claims:
         def is_abandoned(trial: FrozenTrial) -> bool:
             if CLAIM not in trial.user_attrs:  # somebody died while deciding, as nobody else is doing now
                 return True
-            return trial._trial_id in silent if trial in elsewhere else self._is_free(trial)
+            # Even if another machine is silent that has taken it over: whoever had it here may still be at it.
+            return self._is_free(trial) and (trial not in elsewhere or trial._trial_id in silent)
 
         return [trial for trial in running if is_abandoned(trial)]
 

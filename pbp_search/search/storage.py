@@ -2,24 +2,20 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import optuna
 import sqlalchemy
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from tenacity import (
-    RetryCallState,
-    before_sleep_log,
-    retry,
-    retry_if_exception,
-    stop_after_delay,
-    wait_random_exponential,
-)
+from filelock import FileLock
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from tenacity import RetryCallState, retry, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from pbp_search.databases import Database
+from pbp_search.databases import Database, server_lock
 from pbp_search.errors import StorageError, said
-from pbp_search.home import Home
+from pbp_search.home import Home, StudyFolder
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +36,16 @@ _SERVERS = ("postgresql",)
 
 def is_away(error: BaseException) -> bool:
     """Whether a database may answer again by itself: it is restarted or locked. Not if a disk is full."""
-    causes = (error, error.__cause__)
-    reasons = [str(cause.orig) for cause in causes if isinstance(cause, OperationalError)]
-    return any("full" not in reason and "readonly" not in reason for reason in reasons)
+    for cause in (error, error.__cause__):
+        if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+            return True
+        if isinstance(cause, OperationalError) and not any(word in str(cause.orig) for word in ("full", "readonly")):
+            return True
+    return False
+
+
+def _tell(_: RetryCallState) -> None:
+    logger.warning("The storage does not answer: trying again.")
 
 
 def _out_of_patience(state: RetryCallState) -> bool:
@@ -53,7 +56,7 @@ patient = retry(
     retry=retry_if_exception(is_away),
     stop=_out_of_patience,
     wait=wait_random_exponential(max=10),
-    before_sleep=before_sleep_log(logger, logging.WARNING),
+    before_sleep=_tell,
     reraise=True,
 )
 """Does again what failed because the database is away. What is decorated must bear being done twice."""
@@ -101,9 +104,29 @@ def _storage(url: str, in_file: bool) -> optuna.storages.RDBStorage:
     arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if in_file else {"pool_pre_ping": True}
     with warnings.catch_warnings():  # heartbeats are experimental in Optuna
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.storages.RDBStorage(
+        storage = optuna.storages.RDBStorage(
             url, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS
         )
+    # Optuna leaves connections to a server open when a storage is no longer used.
+    weakref.finalize(storage, storage.engine.dispose).atexit = False
+    return storage
+
+
+def shared_lock(storage: optuna.storages.RDBStorage, name: str) -> AbstractContextManager[object]:
+    """A lock that all who use a storage share: beside an SQLite file, or in the PostgreSQL server."""
+    url = storage.engine.url
+    if url.get_backend_name() == "sqlite":
+        return FileLock(f"{url.database}.{name}.lock")
+    return server_lock(storage.engine, name)
+
+
+def tracking_lock(
+    storage: optuna.storages.RDBStorage, folder: StudyFolder
+) -> Callable[[], AbstractContextManager[object]]:
+    """What makes the lock for writing a study's runs to MLflow: a file, or in the server that its machines share."""
+    if storage.engine.url.get_backend_name() == "sqlite":
+        return folder.tracking_lock
+    return partial(shared_lock, storage, f"{folder.identity}.tracking")
 
 
 def rename_study(storage: optuna.storages.RDBStorage, name: str, new_name: str) -> None:

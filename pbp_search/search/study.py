@@ -21,12 +21,13 @@ from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, Rungs, be
 from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace
-from pbp_search.search.storage import if_possible, open_storage, patient, rename_study
+from pbp_search.search.storage import if_possible, open_storage, patient, rename_study, shared_lock, tracking_lock
 from pbp_search.tasks import check_sendable
 from pbp_search.training import Checkpoint, EpochRecord, Size, Task, check_task
 from pbp_search.training.device import device_of
 
 if TYPE_CHECKING:
+    from pbp_search.search.workers import Backend
     from pbp_search.tracking import Tracker
 
 # MLflow takes seconds to import. Only what writes to it does, not what reads a study: the imports stand inside.
@@ -110,7 +111,7 @@ class Study:
         default = space or SearchSpace.for_task(task)
         new = define(task, default, seed or 0, size or "parameters", max_parameters, sizes)
         opened = open_storage(home, storage)
-        with home.creation_lock():
+        with shared_lock(opened, "creation"):
             study = optuna.create_study(
                 study_name=name, storage=opened, directions=[task.direction, "minimize"], load_if_exists=True
             )
@@ -120,7 +121,7 @@ class Study:
                 with warnings.catch_warnings():  # names for the dashboard; experimental in Optuna
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names([task.metric, f"log10_{new.size}"])
-                study.set_user_attr(_FOLDER, home.new_study(name).create().identity)
+                study.set_user_attr(_FOLDER, home.new_study(name).create().create_artifacts().identity)
                 study.set_user_attr(_DEFINITION, new.to_dict())
         created = cls(study, home, storage)
         own = created.definition
@@ -147,7 +148,10 @@ class Study:
         *,
         timeout: float | None = None,
         stagnation: int | None = None,
-        workers: int = 1,
+        workers: int | None = None,
+        threads: int = 1,
+        backend: "Backend" = "loky",
+        scheduler: str | None = None,
         device: str = "auto",
         sampler: Sampler = "auto",
         tracking_uri: str | None = None,
@@ -165,7 +169,11 @@ class Study:
                 next run does those again.
             stagnation: No rung starts when as many trials have finished since the front last got better: see
                 :func:`pbp_search.search.stagnation.stagnated`. Running ones are finished.
-            workers: 1 trains in this process, more in processes of their own.
+            workers: Rungs that are trained at a time. 1, the default, trains in this process, more in processes of
+                their own; with ``dask`` in the cluster's, by default in all of them.
+            threads: Threads of each worker.
+            backend: What runs the workers: ``loky`` on this machine, or ``dask`` in a cluster that is there already.
+            scheduler: The address of its scheduler.
             device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device.
             sampler: What draws configurations: ``auto`` (GP, then TPE), ``tpe``, ``nsga2``, ``gp`` or ``random``; an
                 Optuna sampler, whose draws are not reproducible; or a function that makes one from a seed.
@@ -179,16 +187,22 @@ class Study:
             TaskError: The task is incomplete or does not fit together.
             StorageError: A store cannot be opened.
             StudyError: The task is not the study's.
-            InputError: There is no such device or sampler.
+            InputError: There is no such device, sampler or cluster.
         """
         from pbp_search.search.worker import Setup
-        from pbp_search.search.workers import run_workers
+        from pbp_search.search.workers import cluster_of, run_workers
         from pbp_search.tracking import Tracker
 
-        numbers = {"trials": trials, "workers": workers, "timeout": timeout, "stagnation": stagnation}
-        if any(number is not None and number <= 0 for number in numbers.values()):
-            given = ", ".join(f"{name} ({number})" for name, number in numbers.items() if number is not None)
-            raise SettingsError(f"Each of {given} must be greater than 0.")
+        counts = {
+            "trials": trials,
+            "workers": workers,
+            "timeout": timeout,
+            "stagnation": stagnation,
+            "threads": threads,
+        }
+        for what, count in counts.items():
+            if count is not None and count <= 0:
+                raise SettingsError(f"{what} ({count}) must be greater than 0.")
         device_of(device)
         sampler_of(sampler, self.definition.seed)  # refused here, not in the workers
         deadline = None if timeout is None else time.time() + timeout
@@ -198,14 +212,16 @@ class Study:
                 "the study was made in with --home, or the folder that its machines share with --artifacts."
             )
         check_task(task)
-        if workers > 1:
+        if backend != "loky" or (workers or 1) > 1:
             check_sendable(task)
         self.folder.create()
         same = {"task": task.name, "metric": task.metric, "direction": task.direction}
         difference = self.definition.difference(self.definition.model_copy(update=same))
         if difference:
             raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
-        tracker = Tracker(self.folder, self.name, tracking_uri)
+        storage = open_storage(self.folder.home, self._storage, create=False)
+        tracker = Tracker(self.folder, self.name, tracking_uri, tracking_lock(storage, self.folder))
+        cluster = cluster_of(backend, scheduler)
         tracker.begin(self.definition.flat())
         setup = Setup(
             folder=self.folder,
@@ -220,10 +236,11 @@ class Study:
             max_parameters=self.definition.max_parameters,
             sampler=sampler,
             stagnation=stagnation,
+            threads=threads,
         )
         try:
             self._record_missing(tracker)
-            for outcome in run_workers(setup, trials, deadline, workers):
+            for outcome in run_workers(setup, trials, deadline, workers, cluster):
                 self._tell(outcome)
                 if on_outcome is not None:
                     on_outcome(outcome)
@@ -235,6 +252,9 @@ class Study:
             with if_possible():
                 self._end(tracker, "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
             raise
+        finally:
+            if cluster is not None:
+                cluster.close()
         self._end(tracker, "FINISHED")
         return self.front()
 
@@ -320,7 +340,8 @@ class Study:
         from pbp_search.tracking import Tracker
 
         storage = open_storage(self.folder.home, self._storage, create=False)
-        tracker = Tracker(self.folder.create(), self.name, tracking_uri)
+        folder = self.folder.create()
+        tracker = Tracker(folder, self.name, tracking_uri, tracking_lock(storage, folder))
         claims = Claims(self.folder, self._optuna, storage)
         with claims.deciding():
             trials = trials_of(self._optuna)

@@ -11,11 +11,13 @@ import traceback
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import optuna
 from mlflow.exceptions import MlflowException
 from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from pbp_search.errors import SettingsError, TrainingError, said
@@ -43,9 +45,9 @@ from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.stagnation import stagnated
-from pbp_search.search.storage import is_away, open_storage, patient
+from pbp_search.search.storage import is_away, open_storage, patient, tracking_lock
 from pbp_search.tracking import Tracker, TrialRecord
-from pbp_search.training import Checkpoint, EpochRecord, Size, Task, TrialConfig, run_rung
+from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Task, TrialConfig, run_rung
 from pbp_search.training.rung import OnEpoch
 
 logger = logging.getLogger(__name__)
@@ -71,11 +73,13 @@ class Setup:
     max_parameters: int | None = field(compare=False)
     sampler: Sampler = field(default="auto", compare=False)
     stagnation: int | None = field(default=None, compare=False)
+    threads: int = field(default=1, compare=False)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
+    flag: Path | None = field(default=None, compare=False)  # if there is one: the run ends when this file goes
 
 
 class _TimeIsUpError(Exception):
-    """The deadline has passed while a rung was trained."""
+    """The run has ended while a rung was trained."""
 
 
 class Worker:
@@ -94,11 +98,14 @@ class Worker:
         self._claims = Claims(setup.folder, self._study, self._storage)
         self._checkpoints = Checkpoints(setup.folder)
         self._rungs = Rungs()
-        self._tracker = Tracker(setup.folder, setup.study, setup.tracking_uri)
+        self._tracker = Tracker(
+            setup.folder, setup.study, setup.tracking_uri, tracking_lock(self._storage, setup.folder)
+        )
         self._data = setup.task.data()
         self._sizes = NetworkSizes(setup.task, self._data)
         self._history: list[EpochRecord] = []
         self._claimed: Claim | None = None
+        self._rung_distribution = IntDistribution(0, setup.space.dendrites)
 
     def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
         """Train one rung.
@@ -112,7 +119,7 @@ class Worker:
         Returns:
             What came of it, or None if there is nothing more to do.
         """
-        while deadline is None or time.time() < deadline:
+        while not self._is_over(deadline):
             claimed = self._claim(trials)
             if claimed is None:
                 if self._is_done(trials):
@@ -136,6 +143,10 @@ class Worker:
                 os._exit(1)  # under the lock: the thread that trains cannot tell of the trial in between
         finally:  # the trial has just finished, or the storage is away
             os._exit(1)
+
+    def _is_over(self, deadline: float | None) -> bool:
+        flag = self._setup.flag
+        return (deadline is not None and time.time() >= deadline) or (flag is not None and not flag.exists())
 
     @patient
     def _is_done(self, target: int) -> bool:
@@ -223,7 +234,7 @@ class Worker:
         return self._sizes.fits(config, dendrites, self._setup.max_parameters)
 
     def _new(self) -> FrozenTrial:
-        return self._created({DENDRITES: 0}, {DENDRITES: IntDistribution(0, self._setup.space.dendrites)}, {})
+        return self._created({DENDRITES: 0}, {DENDRITES: self._rung_distribution}, {})
 
     def _created(
         self, params: dict[str, Any], distributions: dict[str, BaseDistribution], attributes: dict[str, Any]
@@ -237,6 +248,9 @@ class Worker:
     def _draw(self, trial: FrozenTrial) -> Exception | None:
         """Draw the parameters that a trial does not have yet: the same ones if that is interrupted and done again."""
         try:
+            if DENDRITES not in trial.params:  # of a trial that a user has enqueued
+                dendrites = trial.system_attrs.get("fixed_params", {}).get(DENDRITES, 0)
+                self._storage.set_trial_param(trial._trial_id, DENDRITES, dendrites, self._rung_distribution)
             drawing = optuna.Trial(self._study, trial._trial_id)
             self._setup.space.suggest(drawing, seed=0)
         except Exception as error:  # a sampler may be anybody's, and so may the values of a trial that was enqueued
@@ -251,7 +265,7 @@ class Worker:
 
         def on_epoch(epoch: EpochRecord) -> None:
             self._history.append(epoch)
-            if deadline is not None and time.time() >= deadline:
+            if self._is_over(deadline):
                 raise _TimeIsUpError
 
         try:
@@ -297,14 +311,28 @@ class Worker:
             if self._claims.holds(claim):
                 self._storage.set_trial_state_values(claim.trial._trial_id, TrialState.WAITING)
 
-    @patient
     def _succeeded(self, claim: Claim, checkpoint: Checkpoint) -> Outcome | None:
-        trial, milestone = claim.trial, checkpoint.milestone
-        name = self._checkpoints.save(trial, checkpoint, self._storage)
+        try:
+            name = self._saved(claim.trial, checkpoint)
+        except UpdateFinishedTrialError:
+            self._lost(claim)
+            return None
+        return self._told(claim, checkpoint.milestone, name)
+
+    def _lost(self, claim: Claim) -> None:
+        logger.warning("Trial %d has been given to another worker, as this one was silent.", claim.trial.number)
+
+    @patient
+    def _saved(self, trial: FrozenTrial, checkpoint: Checkpoint) -> str:
+        return self._checkpoints.save(trial, checkpoint, self._storage)
+
+    @patient
+    def _told(self, claim: Claim, milestone: Milestone, name: str) -> Outcome | None:
+        trial = claim.trial
         with self._claims.deciding():
             if not self._claims.holds(claim):
-                logger.warning("Trial %d has been given to another worker, as this one was silent.", trial.number)
                 self._checkpoints.remove(name)
+                self._lost(claim)
                 return None
             if not self._latest(trial).state.is_finished():  # or the storage went away right after this
                 self._storage.set_trial_user_attr(trial._trial_id, CHECKPOINT, name)

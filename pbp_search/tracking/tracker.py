@@ -8,8 +8,8 @@ import hashlib
 import posixpath
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -73,17 +73,25 @@ class Tracker:
         folder: The study's; it names the study in the store, and its home holds the default store.
         name: The study's name. Its experiment gets it too, if no other has it.
         uri: Another tracking store: a database URL, or the address of an MLflow server.
+        lock: Makes the lock under which is written; one in the study's folder by default. Writers on several machines
+            need one that they share.
 
     Raises:
         StorageError: The store cannot be opened.
     """
 
-    def __init__(self, folder: StudyFolder, name: str, uri: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: StudyFolder,
+        name: str,
+        uri: str | None = None,
+        lock: Callable[[], AbstractContextManager[object]] | None = None,
+    ) -> None:
         self._identity = folder.identity
         self._name = name
-        self._lock = folder.tracking_lock()
+        self._lock = lock or folder.tracking_lock
         uri = uri or folder.home.tracking_uri
-        with self._lock, opening(folder.home, uri) as self._client:
+        with self._lock(), opening(folder.home, uri) as self._client:
             # To a database the place of artifacts must be named; a server gives its experiments one of its own.
             self._experiment = self._find_experiment(None if is_server(uri) else folder.artifacts.as_uri())
 
@@ -108,7 +116,7 @@ class Tracker:
     @cached_property
     def _study_run(self) -> str:
         """The id of the study's run; made on first use, restored if somebody has deleted it."""
-        with self._lock:
+        with self._lock():
             for run in self._runs(f"tags.`{_STUDY}` = '{self._identity}'", ViewType.ALL):
                 if run.info.lifecycle_stage == "deleted":
                     self._client.restore_run(run.info.run_id)
@@ -120,8 +128,10 @@ class Tracker:
     @_when_busy
     def begin(self, params: dict[str, Any]) -> None:
         """Mark the study's run as running, and record what the study is."""
-        self._client.update_run(self._study_run, status="RUNNING")
-        self._client.log_batch(self._study_run, params=[Param(name, str(value)) for name, value in params.items()])
+        run = self._study_run
+        with self._lock():
+            self._client.update_run(run, status="RUNNING")
+            self._client.log_batch(run, params=[Param(name, str(value)) for name, value in params.items()])
 
     @_when_busy
     def end(self, status: Literal["FINISHED", "KILLED", "FAILED"], figures: dict[str, float]) -> None:
@@ -146,7 +156,7 @@ class Tracker:
     def log_trial(self, record: TrialRecord) -> None:
         """Record a finished trial, unless it is recorded already."""
         parent = self._study_run
-        with self._lock:
+        with self._lock():
             for run in self._runs(f"tags.`{_PARENT}` = '{parent}' and tags.`{_TRIAL}` = '{record.number}'"):
                 if run.info.status in ("FINISHED", "FAILED"):
                     return

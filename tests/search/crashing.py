@@ -37,10 +37,13 @@ class Mortal(Dots):
     def __init__(self, batches: int) -> None:
         self.batches = batches
 
+    def die(self) -> None:
+        die()
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         self.batches -= len(outputs) > 2 and outputs.requires_grad  # not the checks of the task
         if self.batches == 0:
-            die()
+            self.die()
         return super().loss(outputs, targets)
 
 
