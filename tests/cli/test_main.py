@@ -207,7 +207,7 @@ def test_a_study_of_two_workers_is_stopped_by_signals(
     arguments = ["run", "slow.py:Slow", "--trials", "4", "--workers", "2"]
     assert stopped(processes, folder, arguments, number) == code
     err = (folder / "err.txt").read_text()
-    assert err.splitlines()[-1] == f"Stopped. Go on with: pbp-search {shlex.join(arguments)}"
+    assert err.strip().splitlines()[-1] == f"Stopped. Go on with: pbp-search {shlex.join(arguments)}"
     assert "Traceback" not in err
     # No worker goes on: their trials wait, and are nobody's.
     states = {trial.state for trial in Study.load("own", place)._trials()}
