@@ -138,6 +138,13 @@ def running(home: Home) -> int:
     return int(count)
 
 
+def claims(home: Home) -> set[str]:
+    """The last claims on all trials."""
+    with contextlib.closing(sqlite3.connect(home.folder / "optuna.db", timeout=60)) as connection:
+        rows = connection.execute("SELECT value_json FROM trial_user_attributes WHERE key = 'claim'").fetchall()
+    return {claim for (claim,) in rows}
+
+
 def strike(parent: Parent, number: signal.Signals, pid: int) -> bool:
     """Send a signal. False if there was nothing to send it to any more."""
     if not parent.runs() or not is_alive(pid):

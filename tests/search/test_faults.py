@@ -25,7 +25,7 @@ from pbp_search.search import Study
 from pbp_search.search.rungs import trials_of
 from tests.quick_studies import Dots, quick_study, story
 from tests.search import crashing
-from tests.search.faulty import Parent, assert_nothing_lost, running, strike, wait_until
+from tests.search.faulty import Parent, assert_nothing_lost, claims, running, strike, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -46,17 +46,22 @@ def test_two_workers_under_faults_at_random_moments(home: Home, processes: ForkS
     numbers.shuffle(faults)
     landed: Counter[str] = Counter()
     while_training = 0
+    earlier: set[str] = set()
     parent = Parent(processes, home, ENDLESS).start()
     for fault in faults:
         number, whom, code = FAULTS[fault]
-        time.sleep(numbers.uniform(0, 2.5))
+        if numbers.random() < 0.6:  # otherwise soon after the start of whatever runs now
+            assert wait_until(lambda: bool(claims(home) - earlier))  # noqa: B023
+        time.sleep(numbers.uniform(0, 1.5))
         if whom == "worker":
             assert wait_until(lambda: bool(parent.workers()))
-        while_training += running(home) > 0
+        while_training += bool(claims(home) - earlier) and running(home) > 0
         target = numbers.choice(parent.workers()) if whom == "worker" else parent.pid
         landed[fault] += strike(parent, number, target)
         if code is not None:
             assert parent.end() == code, fault
+        earlier = claims(home)
+        if code is not None:
             parent.start()
     assert strike(parent, signal.SIGKILL, parent.pid)
     parent.end()

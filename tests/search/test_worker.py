@@ -8,8 +8,10 @@ import pytest
 
 from pbp_search.home import Home
 from pbp_search.search import Study
+from pbp_search.search.claims import Claim
 from pbp_search.search.storage import open_storage
-from tests.quick_studies import Dots, quick_space, recorded, story
+from pbp_search.search.worker import Setup, Worker
+from tests.quick_studies import Dots, quick_space, quick_study, recorded, story
 from tests.search import crashing
 from tests.search.crashing import Mortal, random_batches
 from tests.search.faulty import assert_nothing_lost, assert_recorded_once
@@ -70,6 +72,34 @@ def test_a_trial_that_always_kills_its_worker_is_given_up(home: Home, processes:
     assert study.failures() == {0: "The worker of this trial died 4 times."}
     assert len(study.finished()) == 3
     assert recorded(home, "dots") == {0, 1, 2}
+
+
+def test_trials_of_a_pool_that_died_are_tried_again_one_at_a_time(home: Home) -> None:
+    study = quick_study(home)
+    setup = Setup(
+        study.folder, "dots", None, None, Dots(), study.definition.space, 8, "cpu", "parameters", None, "random"
+    )
+
+    def claim() -> Claim:
+        claimed = Worker(setup)._claim(9)
+        assert isinstance(claimed, Claim)
+        return claimed
+
+    pool = [claim(), claim()]
+    for claimed in pool:  # the system does this to the locks of the dead
+        claimed.end()
+    claims = [claim(), claim(), claim()]
+    assert [(each.trial.number, each.trial.user_attrs.get("restarts", 0)) for each in claims] == [
+        (0, 1),
+        (2, 0),
+        (3, 0),
+    ]
+    for claimed in claims:
+        study._optuna.tell(claimed.trial.number, [0.5, 1.0])
+        claimed.end()
+    again = claim()
+    assert (again.trial.number, again.trial.user_attrs["restarts"]) == (1, 1)
+    again.end()
 
 
 def test_two_processes_start_one_study_at_once(empty_home: Home, processes: ForkServerContext) -> None:
