@@ -186,7 +186,7 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["run", "broken.py:WithLock", "--study", "lock", "--workers", "2"],
         "The task WithLock cannot be sent to worker processes (TypeError: ",
     ),
-    "damaged milestone": (EXPORT, "The milestone file {folder}/mlruns/studies/own-"),
+    "damaged milestone": (EXPORT, "The milestone file {folder}/mlruns/artifacts/own-"),
     # MLflow's UI. The port is busy: if the store was not refused, the port would be.
     "ui of a damaged store": (
         ["ui", "--home", "damaged", "--port", "{port}"],
@@ -286,7 +286,7 @@ def test_a_file_where_the_home_has_a_folder(call: Call, place: Home, name: str) 
     assert (place.folder / name).read_text() == "kept"
 
 
-@pytest.mark.parametrize("name", ["milestones", "locks"])
+@pytest.mark.parametrize("name", ["incoming", "locks"])
 def test_a_file_where_a_study_has_a_folder(call: Call, study: Study, name: str) -> None:
     folder = study.folder.path / name
     folder.rename(study.folder.path / "moved")
@@ -295,6 +295,16 @@ def test_a_file_where_a_study_has_a_folder(call: Call, study: Study, name: str) 
         assert_bad_input(call(*command), f"The folder {folder} cannot be written to (")
     assert folder.read_text() == "kept"
     assert [found.name for found in list_studies(study.folder.home)] == ["own"]
+
+
+def test_a_file_where_the_milestones_of_a_study_are(call: Call, study: Study) -> None:
+    folder = study.folder.milestones
+    folder.rename(study.folder.path / "moved")
+    folder.write_text("kept")
+    assert_bad_input(call(*RUN, "--trials", "5"), f"The milestones of the study 'own' are not in {folder}: ")
+    assert [found.name for found in list_studies(study.folder.home)] == ["own"]
+    assert call(*RUN, "--fresh").code == 0  # a new study has a folder of its own
+    assert folder.read_text() == "kept"
 
 
 def test_a_file_where_the_milestones_of_a_study_to_export_are(call: Call, study: Study) -> None:
