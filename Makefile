@@ -3,7 +3,7 @@
 # make test      all tests, with coverage
 # make quick     the fast tests, in two minutes
 # make check     lint, format and types
-# make bench     all benchmarks, with their results under benchmarks/results (an hour)
+# make bench     all benchmarks, with their results under benchmarks/results (many hours)
 # make bench-peers   our step beside that of the package perforatedai, in an environment of its own
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ BIN := .venv/bin
 
 .PHONY: install demo test quick check bench bench-peers clean
 
-OURS := core sham memory large samplers
+OURS := core sham memory large samplers replay engine workers search
 
 install: .venv/installed
 
