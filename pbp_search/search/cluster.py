@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import joblib
 import optuna
@@ -22,7 +22,6 @@ from pbp_search.errors import InputError, StorageError
 from pbp_search.search.rungs import Outcome
 from pbp_search.search.worker import Setup, Worker
 from pbp_search.tasks import packed, unpacked
-
 
 _CONNECT_SECONDS = 5
 _one_at_a_time = threading.Lock()

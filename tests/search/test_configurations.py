@@ -84,16 +84,18 @@ def test_the_trial_that_asks_is_not_seen() -> None:
 
 def test_what_is_known_is_brought_up_to_date_when_a_trial_finishes() -> None:
     study = study_with((None, [0.5, 2.0]), (None, TrialState.RUNNING), (0, [0.6, 2.1]))
-    view = view_of(study)
+    known = Collapsed()
 
     def seen() -> list[FrozenTrial]:
-        return view.get_trials(deepcopy=False)
+        return ConfigurationView(study, 1000, known).get_trials(deepcopy=False)
 
-    assert [trial.values for trial in seen()] == [[0.5, 2.0], None]
+    earlier = ConfigurationView(study, 1000, known)
+    assert [trial.values for trial in seen()] == [trial.values for trial in earlier.trials] == [[0.5, 2.0], None]
     study.tell(1, [0.55, 1.9])
     assert [trial.values for trial in seen()] == [[0.6, 2.1], [0.55, 1.9]]
+    assert [trial.values for trial in earlier.trials] == [[0.5, 2.0], None], "it stays as it first was"
     assert seen()[0] is seen()[0], "made once"
-    assert view.get_trials()[0] is not seen()[0], "a copy, unless it is not wanted"
+    assert earlier.get_trials()[0] is not earlier.get_trials(deepcopy=False)[0], "a copy, unless it is not wanted"
 
 
 def test_what_is_written_is_the_studys() -> None:
