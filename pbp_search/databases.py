@@ -14,7 +14,7 @@ import sqlalchemy
 from filelock import FileLock
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from pbp_search.errors import StorageError
 
@@ -63,8 +63,6 @@ class Database:
             raise StorageError(f"A {what} in memory is lost when the command ends: use sqlite:///path/to/file.db.")
         if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).name:
             raise StorageError(f"The {what} {parsed.database!r} is a folder: use sqlite:///path/to/file.db.")
-        if parsed.drivername == "postgresql" and find_spec("psycopg2") is None:
-            parsed = parsed.set(drivername="postgresql+psycopg")  # SQLAlchemy would only look for the older one
         return cls(what, parsed)
 
     @property
@@ -81,7 +79,14 @@ class Database:
     @property
     def secret_url(self) -> str:
         """The URL with its password, for drivers."""
-        return self.url.render_as_string(hide_password=False)
+        return self._driven_url.render_as_string(hide_password=False)
+
+    @property
+    def _driven_url(self) -> URL:
+        """The URL with the driver that is there: of PostgreSQL's two, SQLAlchemy alone looks for the older one only."""
+        if self.url.drivername == "postgresql" and find_spec("psycopg2") is None:
+            return self.url.set(drivername="postgresql+psycopg")
+        return self.url
 
     def unwritable_url(self) -> str | None:
         """The URL for reading an SQLite file whose folder cannot be written to; None for all others.
@@ -133,7 +138,7 @@ class Database:
 
     @contextmanager
     def _locked_in_server(self) -> Iterator[None]:
-        engine = sqlalchemy.create_engine(self.url)
+        engine = sqlalchemy.create_engine(self._driven_url)
         try:
             with server_lock(engine, "opening"):
                 yield
@@ -141,7 +146,7 @@ class Database:
             engine.dispose()
 
     def _prepare(self, own_tables: set[str]) -> None:
-        engine = sqlalchemy.create_engine(self.url)
+        engine = sqlalchemy.create_engine(self._driven_url)
         try:
             tables = set(sqlalchemy.inspect(engine).get_table_names())
             if tables and not own_tables <= tables:
@@ -186,7 +191,7 @@ def server_lock(engine: Engine, name: str) -> Iterator[None]:
     until it has left: what was decided under the lock is not written without it.
 
     Raises:
-        sqlalchemy.exc.OperationalError: The server does not answer.
+        sqlalchemy.exc.DBAPIError: The server does not answer, or the lock has been lost.
     """
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
     owner = threading.get_ident()
@@ -195,16 +200,26 @@ def server_lock(engine: Engine, name: str) -> Iterator[None]:
             holder.execute(sqlalchemy.text(f"SET LOCAL {setting}"))
         holder.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
+        lost: DBAPIError | None = None
+
         def still_held(*_: object) -> None:
-            if threading.get_ident() == owner:
+            nonlocal lost
+            if threading.get_ident() != owner:
+                return
+            if lost is not None:  # Optuna tries some things again by itself
+                raise lost
+            try:
                 holder.execute(sqlalchemy.text("SELECT 1"))
+            except DBAPIError as error:
+                lost = error
+                raise
 
         event.listen(engine, "checkout", still_held)
         try:
             yield
         finally:
             event.remove(engine, "checkout", still_held)
-            with suppress(OperationalError):  # then the server has freed it already
+            with suppress(DBAPIError):  # then the server has freed it already
                 holder.rollback()
 
 

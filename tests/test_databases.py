@@ -1,12 +1,18 @@
 import sqlite3
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from filelock import FileLock
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from pbp_search.databases import Database
+from pbp_search import databases
+from pbp_search.databases import Database, server_lock
 from pbp_search.errors import StorageError
+from pbp_search.search.storage import is_away
+from tests.postgresql import Server
 
 OWN = {"studies", "trials"}
 
@@ -177,3 +183,74 @@ def test_a_folder_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(SQLAlchemyError) as caught:
         prepare(database)
     assert str(database.error(caught.value)).endswith("cannot be opened: unable to open database file")
+
+
+@pytest.mark.parametrize(
+    ("has_psycopg2", "url", "driver"),
+    [
+        (False, "postgresql://u@host/d", "postgresql+psycopg"),
+        (True, "postgresql://u@host/d", "postgresql"),
+        (False, "postgresql+asyncpg://u@host/d", "postgresql"),
+    ],
+)
+def test_the_driver_of_postgresql_is_the_one_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, has_psycopg2: bool, url: str, driver: str
+) -> None:
+    monkeypatch.setattr(databases, "find_spec", lambda name: has_psycopg2 or None)
+    database = Database.parse("storage", url)
+    assert database.secret_url == url.replace("postgresql", driver)
+    assert database.shown == url
+
+
+@pytest.mark.slow
+def test_a_lock_in_the_server_is_held_by_one_thread(postgresql: Server) -> None:
+    engine = sqlalchemy.create_engine(Database.parse("storage", postgresql.new_database()).secret_url)
+    order: list[str] = []
+    first_is_in = threading.Event()
+
+    def second() -> None:
+        first_is_in.wait(30)
+        with server_lock(engine, "other"):
+            order.append("another lock")
+        with server_lock(engine, "same"):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with server_lock(engine, "same"):
+        first_is_in.set()
+        thread.join(0.5)
+        order.append("first")
+    thread.join(30)
+    assert order == ["another lock", "first", "second"]
+    engine.dispose()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["the server is restarted", "we are stopped for too long"])
+def test_nothing_is_written_after_a_lock_has_been_lost(
+    postgresql: Server, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how == "we are stopped for too long":
+        monkeypatch.setattr(databases, "_LOCK_SETTINGS", ("idle_in_transaction_session_timeout = '200ms'",))
+    url = Database.parse("storage", postgresql.new_database()).secret_url
+    engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
+    with server_lock(engine, "lock"):
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("CREATE TABLE written (id INTEGER)"))
+        if how == "the server is restarted":
+            postgresql.stop()
+            postgresql.start()
+        else:
+            time.sleep(0.5)
+        other = sqlalchemy.create_engine(url)
+        with server_lock(other, "lock"):
+            pass  # it is free
+        other.dispose()
+        for _ in range(2):
+            with pytest.raises(DBAPIError) as caught, engine.begin():
+                pass
+            assert is_away(caught.value), "who was deciding decides anew"
+    with engine.begin() as connection:
+        assert connection.execute(sqlalchemy.text("SELECT count(*) FROM written")).scalar() == 0
+    engine.dispose()

@@ -79,6 +79,21 @@ def test_a_home_below_a_file_is_bad_input(tmp_path: Path) -> None:
     assert file.read_text() == "kept"
 
 
+def test_folders_that_machines_share_are_made_with_the_study_only(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "home", tmp_path / "shared")
+    folder = StudyFolder(home, "a").create()
+    assert not (tmp_path / "shared").exists()
+    assert folder.create_artifacts() is folder
+    assert folder.milestones.is_dir()
+    assert not home.artifacts.is_relative_to(home.folder)
+
+
+def test_artifacts_below_a_file_are_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match=r"The folder .* cannot be written to \(.+\): name another folder"):
+        StudyFolder(Home.at(tmp_path, tmp_path / "file"), "a").create_artifacts()
+
+
 def test_locks_are_held_once(tmp_path: Path) -> None:
     home = Home.at(tmp_path)
     study = StudyFolder(home, "a").create()

@@ -14,20 +14,19 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import joblib
 import optuna
 import torch
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from pbp_search.errors import InputError, StorageError, TrainingError, said
+from pbp_search.errors import InputError, StorageError
 from pbp_search.search.rungs import Outcome
 from pbp_search.search.worker import Setup, Worker
+from pbp_search.tasks import packed, unpacked
 
 if TYPE_CHECKING:
     pass
 
-_CONNECT_SECONDS = 10
+_CONNECT_SECONDS = 5
 _one_at_a_time = threading.Lock()
 
 
@@ -48,7 +47,9 @@ class Cluster:
         try:
             from distributed import Client
         except ImportError:
-            raise InputError("The backend dask needs an extra: pip install 'pbp_search[dask]'.") from None
+            raise InputError(
+                "The backend dask needs the package distributed: pip install 'pbp_search[dask]'."
+            ) from None
         try:
             self._client: Client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError):  # a TimeoutError is an OSError
@@ -99,7 +100,7 @@ def flagged(setup: Setup) -> Iterator[Setup]:
 def call_in_cluster(setup: Setup, trials: int, deadline: float | None) -> tuple[Callable[..., Any], Any, Any]:
     """The call of joblib's for one rung."""
     # Dask's own serialisation would look for a user's task file, which only this process has loaded, by its name.
-    call: tuple[Callable[..., Any], Any, Any] = joblib.delayed(_run_one)(cloudpickle.dumps(setup), trials, deadline)
+    call: tuple[Callable[..., Any], Any, Any] = joblib.delayed(_run_one)(packed(setup), trials, deadline)
     return call
 
 
@@ -112,7 +113,7 @@ def _run_one(setup: bytes, trials: int, deadline: float | None) -> Outcome | Non
 @lru_cache(maxsize=1)
 def _worker(sent: bytes) -> Worker:
     """The process's worker: it opens its study once."""
-    setup: Setup = cloudpickle.loads(sent)
+    setup: Setup = unpacked(sent)
     torch.set_num_threads(setup.threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -127,11 +128,3 @@ def _worker(sent: bytes) -> Worker:
         return Worker(setup)
     except StorageError as error:
         raise StorageError(f"{here} cannot take part: {error}") from None
-
-
-def lost(error: BaseException) -> Exception:
-    """What it means that Dask itself has failed with a task, not the task."""
-    if type(error).__name__ == "KilledWorker":
-        killed: Exception = TerminatedWorkerError(str(error))
-        return killed
-    return TrainingError(f"The Dask cluster has lost a task ({said(error)}). The same command goes on.")

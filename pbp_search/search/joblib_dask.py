@@ -5,8 +5,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from joblib._dask import DaskDistributedBackend
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from pbp_search.search.cluster import lost
+from pbp_search.errors import TrainingError, said
 
 
 class Backend(DaskDistributedBackend):  # type: ignore[misc]  # joblib has no types
@@ -36,3 +37,11 @@ class Backend(DaskDistributedBackend):  # type: ignore[misc]  # joblib has no ty
         if isinstance(out, BaseException):
             raise lost(out)
         return super().retrieve_result_callback(out)
+
+
+def lost(error: BaseException) -> Exception:
+    """What it means that Dask itself has failed with a task, not the task."""
+    if type(error).__name__ == "KilledWorker":
+        killed: Exception = TerminatedWorkerError(str(error))
+        return killed
+    return TrainingError(f"The Dask cluster has lost a task ({said(error)}). The same command goes on.")

@@ -272,10 +272,11 @@ class Worker:
         try:
             name = self._saved(claim.trial, checkpoint)
         except UpdateFinishedTrialError:
-            return self._lost(claim)
+            self._tell_lost(claim)
+            return None
         return self._told(claim, checkpoint.milestone, name)
 
-    def _lost(self, claim: Claim) -> None:
+    def _tell_lost(self, claim: Claim) -> None:
         logger.warning("Trial %d has been given to another worker, as this one was silent.", claim.trial.number)
 
     @patient
@@ -288,7 +289,8 @@ class Worker:
         with self._claims.deciding():
             if not self._claims.holds(claim):
                 self._checkpoints.remove(name)
-                return self._lost(claim)
+                self._tell_lost(claim)
+                return None
             if not self._latest(trial).state.is_finished():  # or the storage went away right after this
                 self._storage.set_trial_user_attr(trial._trial_id, CHECKPOINT, name)
                 self._storage.set_trial_user_attr(trial._trial_id, MILESTONE, milestone.to_dict())

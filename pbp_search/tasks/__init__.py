@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 
@@ -44,6 +45,17 @@ def built_in_name(task_name: str) -> str | None:
     return task_name if task_name in BUILT_IN else None
 
 
+def packed(value: object) -> bytes:
+    """Something that holds a task, as it is sent to other processes: the code of a user's task file comes with it."""
+    sent: bytes = cloudpickle.dumps(value)
+    return sent
+
+
+def unpacked(sent: bytes) -> Any:
+    """What another process of ours has sent."""
+    return cloudpickle.loads(sent)
+
+
 def check_sendable(task: Task) -> None:
     """Make sure that a task can be sent to worker processes.
 
@@ -51,7 +63,7 @@ def check_sendable(task: Task) -> None:
         TaskError: It holds something that cannot be, such as a lock or an open file.
     """
     try:
-        cloudpickle.dumps(task)
+        packed(task)
     except Exception as error:  # whatever the task holds decides what is raised
         raise TaskError(
             f"The task {type(task).__name__} cannot be sent to worker processes ({said(error)}): "

@@ -24,6 +24,13 @@ CASES: dict[str, tuple[list[str], str]] = {
     "trials in words": ([*RUN, "--trials", "many"], "Invalid value for '--trials': 'many' is not a valid integer"),
     "no workers": ([*RUN, "--workers", "0"], "Invalid value for '--workers': 0 is not in the range 1<=x<=256."),
     "a device that is not there": ([*RUN, "--device", "tpu"], "There is no device 'tpu' on this machine"),
+    "dask without a scheduler": ([*RUN, "--backend", "dask"], "The backend dask needs the address of its scheduler"),
+    "a scheduler for nobody": ([*RUN, "--scheduler", "tcp://h:1"], "The backend dask needs the address of its"),
+    "no scheduler there": (
+        [*RUN, "--backend", "dask", "--scheduler", "tcp://127.0.0.1:1"],
+        "There is no Dask scheduler at 'tcp://127.0.0.1:1': it should look like tcp://host:8786.",
+    ),
+    "no threads": ([*RUN, "--threads", "0"], "Invalid value for '--threads': 0 is not in the range"),
     "timeout in words": ([*RUN, "--timeout", "abc"], "Invalid value for '--timeout': 'abc' is not a time span"),
     "timeout of nothing": ([*RUN, "--timeout", "0m"], "Invalid value for '--timeout': '0m' is not a time span"),
     "negative timeout": ([*RUN, "--timeout", "-5"], "Invalid value for '--timeout': '-5' is not a time span"),

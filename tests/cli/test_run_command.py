@@ -205,3 +205,21 @@ def test_the_samplers_that_may_be_named_are_those_there_are(call: Call, monkeypa
     refused = call("run", "own.py:Own", "--sampler", "bayes")
     assert refused.code == 2
     assert ", ".join(f"'{name}'" for name in SAMPLERS) in refused.err
+
+
+def test_a_second_machine_joins_with_the_artifacts_it_shares(call: Call, folder: Path, place: Home) -> None:
+    storage = ["--storage", place.storage_url, "--tracking-uri", place.tracking_uri]
+    shared = ["--artifacts", "shared"]
+    assert call("run", "own.py:Own", "--trials", 1, *storage, *shared).code == 0
+    forgotten = call("run", "own.py:Own", "--trials", 2, *storage, "--home", "other")
+    assert forgotten.code == 2
+    assert forgotten.err.startswith("Error: The milestones of the study 'own' are not in ")
+    assert "the folder that its machines share with --artifacts." in forgotten.err
+    assert not (folder / "other" / "artifacts").exists()
+    assert not (folder / "other" / "studies").exists()
+    assert call("run", "own.py:Own", "--trials", 2, *storage, *shared, "--home", "other").code == 0
+    for home in ("mlruns", "other"):
+        command = ["export", "own", "--task", "own.py:Own", "--output", f"from-{home}", "--home", home]
+        exported = call(*command, *shared, "--storage", place.storage_url)
+        assert exported.code == 0, exported.err
+    assert not (folder / "other" / "artifacts").exists()

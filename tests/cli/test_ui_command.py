@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pbp_search.databases import Database
 from pbp_search.home import Home
 from tests.cli.commands import Called
 
@@ -85,7 +86,9 @@ def test_passwords_stay_out_of_the_list_of_processes(
     called = call("ui", "--port", port, "--tracking-uri", uri)
     assert called.code == 0
     assert "hunter2" not in called.out + called.err + " ".join(servers[0].command)
-    assert servers[0].environment["MLFLOW_BACKEND_STORE_URI"] == uri
+    driven = Database.parse("tracking store", uri).secret_url
+    assert "hunter2" in driven
+    assert servers[0].environment["MLFLOW_BACKEND_STORE_URI"] == driven
 
 
 def test_ctrl_c_ends_the_server(

@@ -138,6 +138,37 @@ def test_heartbeats_are_sent_while_a_trial_is_held(study: Study, monkeypatch: py
     assert beats == seen
 
 
+def test_a_trial_that_was_put_back_is_not_held(study: Study) -> None:
+    here = claims_of(study)
+    trial = new_trial(study)
+    with taken(here, trial) as claim:
+        here._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        assert not here.holds(claim)
+
+
+def test_what_another_machine_lost_is_not_taken_while_it_is_trained_here(study: Study, tmp_path: Path) -> None:
+    here, there = claims_of(study), elsewhere(study, tmp_path)
+    trial = new_trial(study)
+    with taken(here, trial):
+        with taken(there, trial):
+            pass
+        silence(study, 2 * GRACE_SECONDS)
+        assert claims_of(study).abandoned(trials(study)) == []
+    assert numbers(claims_of(study).abandoned(trials(study))) == [0]
+
+
+def test_a_claim_has_a_heartbeat_from_the_start(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    by = claims_of(study)
+
+    def refused(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(by._storage, "record_heartbeat", refused)
+    with pytest.raises(RuntimeError), taken(by, new_trial(study)):
+        pass
+    assert CLAIM not in trials(study)[0].user_attrs
+
+
 def test_one_worker_decides_at_a_time(study: Study) -> None:
     order: list[str] = []
     first_is_in = threading.Event()

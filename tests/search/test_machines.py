@@ -208,3 +208,24 @@ def test_a_dask_cluster_one_of_whose_workers_is_killed(home: Home, scheduler: st
     assert len(study.finished()) == done < 20, "nothing goes on"
     study.run(Watched(folder), done + 2, backend="dask", scheduler=scheduler, workers=1)  # the cluster is still there
     assert len(study.finished()) == done + 2
+
+
+class Deadly(Dots):
+    """Kills every process that trains it, but for this one."""
+
+    def __init__(self) -> None:
+        self.parent = os.getpid()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if os.getpid() != self.parent and len(outputs) > 2 and outputs.requires_grad:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(outputs, targets)
+
+
+def test_a_trial_that_kills_every_dask_worker_fails(
+    home: Home, scheduler: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = quick_study(home, Deadly())
+    study.run(Deadly(), 1, backend="dask", scheduler=scheduler, workers=1)
+    assert study.failures() == {0: "The worker of this trial died 4 times."}
+    assert "A worker was killed: its trial is done again." in caplog.text  # Dask had given the task up

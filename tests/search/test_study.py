@@ -160,7 +160,9 @@ def test_no_rung_starts_after_the_timeout(home: Home) -> None:
     assert study.finished() == []
 
 
-@pytest.mark.parametrize("arguments", [{"trials": 0}, {"workers": 0}, {"timeout": 0}, {"timeout": -1.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"trials": 0}, {"workers": 0}, {"threads": 0}, {"timeout": 0}, {"timeout": -1.0}]
+)
 def test_bad_numbers_are_refused(home: Home, arguments: dict[str, Any]) -> None:
     study = quick_study(home)
     with pytest.raises(SettingsError, match="must be greater than 0"):

@@ -1,22 +1,29 @@
 """Several workers at once. Starting processes that load torch takes seconds: one test does it."""
 
+import asyncio
 import os
+import shutil
 import signal
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import mlflow
 import pytest
+import torch
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor
 
-from pbp_search.errors import TrainingError
+from pbp_search.errors import InputError, TrainingError
 from pbp_search.home import Home
-from pbp_search.search import Outcome, Study
+from pbp_search.search import Outcome, Study, cluster
+from pbp_search.search.joblib_dask import lost
 from pbp_search.search.worker import Setup
-from pbp_search.search.workers import run_workers
+from pbp_search.search.workers import cluster_of, run_workers
+from pbp_search.tasks import packed
 from pbp_search.training import Checkpoint, run_rung
 from tests.quick_studies import Dots, checkpoint_file, figures, quick_space, quick_study, recorded, weight_bits
 
@@ -142,6 +149,49 @@ def test_deaths_are_counted_from_the_last_outcome_on(monkeypatch: pytest.MonkeyP
         next(outcomes)
     assert str(caught.value) == GIVEN_UP
     assert len(pools.left) == 15
+
+
+def test_workers_have_as_many_threads_as_they_are_told(home: Home) -> None:
+    class Counting(Dots):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            seen.add(torch.get_num_threads())
+            return super().loss(outputs, targets)
+
+    study = quick_study(home, Counting())
+    before = torch.get_num_threads()
+    seen: set[int] = set()
+    study.run(Counting(), 1, threads=2)
+    assert 2 in seen
+    assert torch.get_num_threads() == before
+
+
+def test_dask_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError) as caught:
+        cluster_of("dask", "tcp://127.0.0.1:8786")
+    assert str(caught.value) == "The backend dask needs the package distributed: pip install 'pbp_search[dask]'."
+
+
+def test_a_dask_worker_that_does_not_see_the_artifacts_says_so(home: Home) -> None:
+    folder = quick_study(home).folder
+    shutil.rmtree(folder.artifacts)
+    setup = Setup(folder, "dots", None, None, Dots(), quick_space(), 8, "cpu", "parameters", None)
+    with pytest.raises(InputError) as caught:
+        cluster._worker(packed(setup))
+    assert str(caught.value) == (
+        f"The Dask worker on {socket.gethostname()} does not see the folder {folder.milestones}: the home and the "
+        "artifacts must be there under the same path on all machines of the cluster."
+    )
+
+
+def test_what_dask_loses_is_a_death_or_a_sentence() -> None:
+    class KilledWorker(Exception):  # noqa: N818  # as Dask calls it
+        pass
+
+    assert isinstance(lost(KilledWorker()), TerminatedWorkerError)
+    assert str(lost(asyncio.CancelledError("gone"))) == (
+        "The Dask cluster has lost a task (CancelledError: gone). The same command goes on."
+    )
 
 
 def test_a_study_whose_workers_are_given_up_has_failed_in_mlflow(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
