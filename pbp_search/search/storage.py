@@ -10,7 +10,7 @@ from functools import partial
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError, SQLAlchemyError
 from tenacity import RetryCallState, retry, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from pbp_search.databases import Database, server_lock
@@ -32,12 +32,16 @@ PATIENCE_SECONDS = 300
 """How long a worker waits for a database that has gone away, for example because its server is restarted."""
 
 _SERVERS = ("postgresql",)
+_CONNECTION_LOST = "8s2b"  # SQLAlchemy's, among the reasons for a pending rollback
 
 
 def is_away(error: BaseException) -> bool:
     """Whether a database may answer again by itself: it is restarted or locked. Not if a disk is full."""
     for cause in (error, error.__cause__):
         if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+            return True
+        # Optuna asks once more, otherwise, in a session that has lost its connection.
+        if isinstance(cause, PendingRollbackError) and cause.code == _CONNECTION_LOST:
             return True
         if isinstance(cause, OperationalError) and not any(word in str(cause.orig) for word in ("full", "readonly")):
             return True

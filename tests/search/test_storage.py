@@ -6,10 +6,11 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
 from pbp_search.errors import InputError, StorageError
 from pbp_search.home import Home
-from pbp_search.search.storage import open_storage
+from pbp_search.search.storage import is_away, open_storage
 
 
 def test_an_empty_home_gets_a_storage(empty_home: Home) -> None:
@@ -66,6 +67,26 @@ def test_a_folder_that_cannot_be_written_to_is_read(
         optuna.create_study(study_name="b", storage=storage)
     storage.engine.dispose()
     assert {file.name: file.read_bytes() for file in home.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (OperationalError("", {}, Exception("server closed the connection")), True),
+        (OperationalError("", {}, Exception("database or disk is full")), False),
+        (DBAPIError("", {}, Exception("terminated"), connection_invalidated=True), True),
+        (DBAPIError("", {}, Exception("no such column")), False),
+        (PendingRollbackError("reconnect", code="8s2b"), True),
+        (PendingRollbackError("a flush failed", code="7s2a"), False),
+        (ValueError(), False),
+    ],
+    ids=str,
+)
+def test_what_may_pass_by_itself(error: Exception, away: bool) -> None:
+    assert is_away(error) == away
+    wrapped = StorageInternalError()
+    wrapped.__cause__ = error
+    assert is_away(wrapped) == away
 
 
 def test_foreign_storage_is_refused_and_left_alone(empty_home: Home, tmp_path: Path) -> None:
