@@ -1,6 +1,4 @@
 import math
-import random
-import time
 from itertools import pairwise
 
 import pytest
@@ -90,19 +88,6 @@ def test_the_best_and_smallest_network_dominates_the_whole_box() -> None:
 def test_networks_at_the_corners_count() -> None:
     rungs = rungs_of((0.5, 10), (0.9, 1000), (0.4, 5))
     assert share(rungs[:1], rungs) < share(rungs[:2], rungs) < share(rungs, rungs)
-
-
-def test_2000_rungs_take_milliseconds() -> None:
-    draw = random.Random(0)
-    trials = [finished_trial(n, milestone(draw.random(), draw.randint(10, 5000))) for n in range(2000)]
-    rungs = Rungs()
-    rungs.of(trials)
-    spent = []
-    for _ in range(10):
-        started = time.thread_time()
-        progress_of(trials, rungs.of(trials), "maximize", "parameters")
-        spent.append(time.thread_time() - started)
-    assert min(spent) < 0.03  # it is a fifth of that on a machine that nobody else uses
 
 
 def test_what_came_of_a_trial_in_a_sentence() -> None:
