@@ -107,7 +107,7 @@ def test_one_worker_killed_at_random_moments_does_what_it_would_have_done(
         process = processes.Process(target=crashing.run, args=(home.folder, ENDLESS))
         process.start()
         if fault % 3 == 2:  # a trial that is hit four times is given up: on a slow machine it would be
-            assert wait_until(lambda before=finished: len(quick_study(home).finished()) > before)
+            assert wait_until(lambda: len(quick_study(home).finished()) > finished)  # noqa: B023
         time.sleep(numbers.uniform(0.2, 2))
         process.kill()
         process.join(60)
