@@ -36,17 +36,17 @@ def image_network() -> nn.Module:
     )
 
 
-def signal_network() -> nn.Module:
+def signal_network(channels: int = 8) -> nn.Module:
     """A narrow network for signals of 40 points, as in MNIST-1D."""
     return nn.Sequential(
-        nn.Conv1d(1, 8, 5, stride=2, padding=1),
+        nn.Conv1d(1, channels, 5, stride=2, padding=1),
         nn.ReLU(),
-        nn.Conv1d(8, 8, 3, stride=2, padding=1),
+        nn.Conv1d(channels, channels, 3, stride=2, padding=1),
         nn.ReLU(),
-        nn.Conv1d(8, 8, 3, stride=2, padding=1),
+        nn.Conv1d(channels, channels, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(40, 10),
+        nn.Linear(5 * channels, 10),
     )
 
 

@@ -9,18 +9,17 @@ used: records are drawn up to a limit, so fewer data would make the dendrite pha
 generation stays, whatever it is worth: the gate and validation are told so.
 """
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import click
-import numpy as np
 import torch
 from arms import image_network, perceptron, signal_network
 from fashion import training_part
 from form import Figure, figure, show
+from signals import signals
 from torch import Tensor, nn
 
 from pbp_search.dendrites import DendriteSpec, Growth
@@ -96,16 +95,6 @@ def run_over_sham(build: Callable[[], nn.Module], split: Split, epochs: int, see
             raise RuntimeError(f"A {variant} rung has {trained} neuron epochs, not {epochs}: no like to compare.")
         chains[variant] = found
     return seconds["perforated"] / seconds["sham"], seconds["dendrite"] / seconds["sham"]
-
-
-def signals() -> Split | None:
-    """MNIST-1D's training part; None if the folder is not there."""
-    file = Path(os.environ.get("PBP_SEARCH_DATA", "")) / "mnist1d" / "mnist1d.npz"
-    if not file.is_file():
-        return None
-    with np.load(file) as stored:
-        x, y = stored["x"].astype(np.float32), stored["y"].astype(np.int64)
-    return Split(torch.tensor(x).reshape(-1, 1, 40), torch.tensor(y))
 
 
 @click.command()

@@ -1,10 +1,11 @@
-"""MNIST-1D from the folder that PBP_SEARCH_DATA names, and a narrow convolutional network for it."""
+"""MNIST-1D from the folder that PBP_SEARCH_DATA names; and a task of it."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
+from arms import signal_network
 from torch import nn
 
 from pbp_search.training import ClassificationTask, Data, Split
@@ -18,20 +19,6 @@ def signals() -> Split | None:
     with np.load(file) as stored:
         x, y = stored["x"].astype(np.float32), stored["y"].astype(np.int64)
     return Split(torch.tensor(x).reshape(-1, 1, 40), torch.tensor(y))
-
-
-def signal_network(channels: int = 8) -> nn.Module:
-    """A narrow network for signals of 40 points, as in MNIST-1D."""
-    return nn.Sequential(
-        nn.Conv1d(1, channels, 5, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv1d(channels, channels, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv1d(channels, channels, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(5 * channels, 10),
-    )
 
 
 class Signals(ClassificationTask):

@@ -18,9 +18,8 @@ from pbp_search.training import Direction, Milestone, Size
 from pbp_search.training.milestone import UNITS
 
 # Names of the user attributes of our trials.
-CONFIGURATION = "configuration"
+CONFIGURATION = "configuration"  # the first trial of it; written when all parameters are drawn
 PARENT = "parent"
-CONFIGURATION = "configuration"  # the first trial of a configuration, on its promoted rungs
 MILESTONE = "milestone"
 CHECKPOINT = "checkpoint"
 FAILURE = "failure"

@@ -175,7 +175,7 @@ class Study:
             backend: What runs the workers: ``loky`` on this machine, or ``dask`` in a cluster that is there already.
             scheduler: The address of its scheduler.
             device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device.
-            sampler: What draws configurations: ``auto`` (GP, then TPE), ``tpe``, ``nsga2``, ``gp`` or ``random``; an
+            sampler: What draws configurations: ``auto`` (see AutoSampler), ``tpe``, ``nsga2``, ``gp`` or ``random``; an
                 Optuna sampler, whose draws are not reproducible; or a function that makes one from a seed.
             tracking_uri: MLflow's store; an SQLite file in the home by default.
             on_outcome: Told each finished rung.

@@ -166,12 +166,14 @@ class Worker:
         self._history.clear()
         with self._claims.deciding():
             trials = trials_of(self._study)
-            trial = self._abandoned(trials) or self._waiting(trials)
+            trial = self._abandoned(trials)
+            if trial is None:
+                if sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials) >= target:
+                    return None
+                trial = self._waiting(trials)
             if trial is not None:
                 self._checkpoints.discard(trial, self._storage)
             else:
-                if sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials) >= target:
-                    return None
                 if self._stagnates(trials):
                     return None
                 trial = self._promoted(trials) or self._new()

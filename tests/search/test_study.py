@@ -278,6 +278,14 @@ def test_the_default_is_a_study_of_the_tasks_name(home: Home, monkeypatch: pytes
     assert [found.name for found in list_studies(Home.at("mlruns"))] == ["dots"]
 
 
+def test_trials_that_were_enqueued_count_too(home: Home) -> None:
+    study = quick_study(home)
+    for width in (1, 2, 3):
+        study._optuna.enqueue_trial({"width": width})
+    study.run(Dots(), 2)
+    assert [trial.params["width"] for trial in study.finished()] == [1, 2]
+
+
 def test_a_bad_task_starts_nothing(home: Home) -> None:
     class Broken(Dots):
         def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
