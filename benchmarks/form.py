@@ -1,6 +1,7 @@
 """What all benchmarks share: ratios of things run side by side, a table, and JSON with the machine beside it."""
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -98,5 +99,12 @@ def show(figures: Sequence[Figure], json_file: Path | None) -> None:
     console = Console(width=140)
     console.print(table)
     if json_file is not None:
-        rows = [{**asdict(one), "met": one.met, "machine": machine()} for one in figures]
-        json_file.write_text(json.dumps(rows, indent=1) + "\n")
+        rows = [{**_finite(asdict(one)), "met": one.met, "machine": machine()} for one in figures]
+        json_file.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
+
+
+def _finite(fields: dict[str, object]) -> dict[str, object]:
+    """JSON has no infinity: what is never reached is null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in fields.items()
+    }

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "tpe", "nsga2", "gp", "random"]),
     default="auto",
     show_default=True,
-    help="What draws new configurations; auto is gp where all parameters are numbers, else tpe.",
+    help="What draws new configurations; auto: a ladder of widths, then gp if all parameters are numbers, else tpe.",
 )
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Keys all random streams.  [default: 0]")
 @options.space

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optuna import Study
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,6 +20,8 @@ Sampler = str | BaseSampler | Make
 MOST_FOR_GP = 250
 """Configurations with which ``auto`` turns from GP to TPE: a draw by GP takes the longer the more there are."""
 
+_RUNGS = 8  # of the ladder: with two random ones that is TPE's own start-up phase
+_WIDTH = "width"
 _POPULATION = 20  # Optuna's 50 is drawn at random: more than many studies have
 
 
@@ -80,11 +82,15 @@ class KeyedSampler(BaseSampler):
 
 
 class AutoSampler(BaseSampler):
-    """GP where it is ahead, TPE everywhere else.
+    """A ladder of widths, then GP where it is ahead and TPE everywhere else.
+
+    The first configurations are those that one would train by hand: widths that cover their range, with all else
+    in the middle of its range, or at the first of its choices. So there is a front that is hard to better after a few
+    trials: see benchmarks/search.py.
 
     GP (log expected hypervolume improvement: S. Daulton et al., arXiv 2006.05078; S. Ament et al., arXiv 2310.20708)
     draws while all configurations have the same parameters, all of them numbers, and configurations are few. Where a
-    choice opens parameters it finds no more than TPE does, in many times the time: see benchmarks/samplers.py.
+    choice opens parameters it finds no more than TPE does, in many times the time.
 
     Args:
         seed: Of both.
@@ -95,8 +101,10 @@ class AutoSampler(BaseSampler):
         self._gp = _gp(seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All parameters if GP draws, none if TPE does, which draws one by one."""
-        return self._gp.infer_relative_search_space(study, trial) if _suits_gp(study) else {}
+        """All parameters if GP draws, none if TPE does, which draws one by one, or while the ladder lasts."""
+        space = self._gp.infer_relative_search_space(study, trial) if _suits_gp(study) else {}
+        on_ladder = _WIDTH in space and _place(study, trial) < len(_ladder(space[_WIDTH]))
+        return {} if on_ladder else space
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -107,8 +115,45 @@ class AutoSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draw by TPE."""
+        """Draw by the ladder or by TPE."""
+        widths = {**trial.distributions, param_name: param_distribution}.get(_WIDTH)
+        if widths is not None:  # it is drawn first
+            ladder, place = _ladder(widths), _place(study, trial)
+            if place < len(ladder):
+                return ladder[place] if param_name == _WIDTH else _middle(param_distribution)
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _place(study: Study, trial: FrozenTrial) -> int:
+    """How many configurations there were before."""
+    return sum(other.number < trial.number for other in study.get_trials(deepcopy=False))
+
+
+def _ladder(widths: BaseDistribution) -> list[Any]:
+    """Different widths that cover their range evenly, however few of them are taken (J. G. van der Corput)."""
+    if widths.single():
+        return []
+    if isinstance(widths, CategoricalDistribution):
+        return list(widths.choices[:_RUNGS])
+    bits = _RUNGS.bit_length() - 1
+    places = (int(f"{rung:0{bits}b}"[::-1], 2) for rung in range(_RUNGS))
+    return list(dict.fromkeys(_at(widths, (place + 0.5) / _RUNGS) for place in places))
+
+
+def _middle(distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    return _at(distribution, 0.5)
+
+
+def _at(distribution: BaseDistribution, place: float) -> int | float:
+    """The number at a place between 0 and 1 in a range."""
+    assert isinstance(distribution, (IntDistribution, FloatDistribution))
+    low, high = float(distribution.low), float(distribution.high)
+    if isinstance(distribution, IntDistribution):  # each number has the same share
+        low, high = low - 0.5, high + 0.5
+    value = low * (high / low) ** place if distribution.log else low + (high - low) * place
+    return round(value) if isinstance(distribution, IntDistribution) else value
 
 
 def _suits_gp(study: Study) -> bool:

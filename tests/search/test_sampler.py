@@ -152,7 +152,8 @@ def promote(study: optuna.Study, root: int, values: list[float]) -> None:
 
 def nothing(study: optuna.Study, root: int, values: list[float]) -> None:
     """Use up a trial's number, as :func:`promote` does."""
-    study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
+    attributes = {PARENT: root, CONFIGURATION: root}
+    study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
 
 
 Follow = Callable[[optuna.Study, int, list[float]], None]
@@ -184,7 +185,8 @@ def test_rungs_that_are_no_better_change_no_draw(which: str) -> None:
 
 @every_sampler
 def test_the_start_up_phase_counts_configurations(which: str) -> None:
-    assert go_on(empty_study(), which, 10, promote) == go_on(empty_study(), "random", 10, nothing)
+    ladder = 8 if which == "auto" else 0
+    assert go_on(empty_study(), which, 10, promote)[ladder:] == go_on(empty_study(), "random", 10, nothing)[ladder:]
 
 
 def test_the_generations_of_nsga2_count_configurations() -> None:
@@ -276,7 +278,46 @@ def test_auto_is_gp_for_numbers_while_configurations_are_few(monkeypatch: pytest
 def test_auto_is_tpe_where_there_are_choices_and_conditions() -> None:
     with_choices = {**PLANE, "schedule": CategoricalDistribution(("plateau", "fixed"))}
     assert next_draw("auto", with_choices) == next_draw("tpe", with_choices) != next_draw("gp", with_choices)
-    assert go_on(empty_study(), "auto", 16) == go_on(empty_study(), "tpe", 16)
+    draws = []
+    for which in ("auto", "tpe"):
+        study = empty_study()
+        go_on(study, "random", 12)
+        draws.append(go_on(study, which, 4))
+    assert draws[0] == draws[1]
+
+
+def test_auto_starts_with_a_ladder_of_widths_whatever_the_seed_and_with_all_else_in_the_middle() -> None:
+    study = empty_study()
+    first, *others = go_on(study, "auto", 3, promote) + go_on(study, "auto", 4, promote)
+    assert first == {"width": 2, "schedule": "plateau", "threshold": pytest.approx(1e-3), "rate": 0.5}
+    assert [drawn["width"] for drawn in others] == [6, 3, 11, 8, 4, 14]
+    assert all({**drawn, "width": 2} == first for drawn in others)
+    assert go_on(study, "auto", 1)[0]["rate"] != 0.5
+
+
+@pytest.mark.parametrize(
+    ("widths", "ladder"),
+    [
+        (IntDistribution(4, 6), [4, 5, 6]),
+        (IntDistribution(1, 100), [7, 57, 32, 82, 19, 69, 44, 94]),
+        (CategoricalDistribution((16, 4, 64)), [16, 4, 64]),
+        (IntDistribution(5, 5), []),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"choice": CategoricalDistribution(("tanh", "relu"))}], ids=["gp", "tpe"])
+def test_the_ladder_has_no_width_twice(
+    widths: BaseDistribution, ladder: list[int], more: dict[str, BaseDistribution]
+) -> None:
+    study = empty_study()
+    study.sampler = sampler_of("auto", 3)
+    drawn = []
+    for _ in range(len(ladder) + 1):
+        trial = study.ask({"width": widths, "rate": UNIT, **more})
+        study.tell(trial, [trial.params["rate"], trial.params["width"]])
+        drawn.append(trial.params)
+    assert [params["width"] for params in drawn[:-1]] == ladder
+    assert [params["rate"] == 0.5 for params in drawn] == [True] * len(ladder) + [False]
+    assert {params.get("choice", "tanh") for params in drawn[:-1]} <= {"tanh"}
 
 
 class Told(RandomSampler):
