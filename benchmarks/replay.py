@@ -4,13 +4,15 @@
 
 The recorded configurations (see chains.py) arrive one after the other, in their own order and in random ones, at one
 worker that asks the rule after each rung. At the end it is counted how much of the training was saved, and how many
-members of the front of all chains were not reached.
+members of the front of all chains were not reached; and the same where no network may be larger than their median.
 """
 
 import csv
 import json
+import math
 import random
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,9 +91,14 @@ def next_sizes(chains: Chains) -> dict[int, int | None]:
     return {step.rung.trial: following(step.rung) for chain in chains for step in chain}
 
 
-def replayed(chains: Chains, order: Sequence[int]) -> tuple[float, set[int]]:
+def below(chains: Chains, limit: float) -> Chains:
+    """What is left of chains of which no network may have more parameters."""
+    kept = [[step for step in chain if step.rung.milestone.parameters <= limit] for chain in chains]
+    return [chain for chain in kept if chain]
+
+
+def replayed(chains: Chains, order: Sequence[int], following: Mapping[int, int | None]) -> tuple[float, set[int]]:
     """The seconds that the rule would have spent, and the trials that it would have reached."""
-    following = next_sizes(chains)
     steps = {step.rung.trial: step for chain in chains for step in chain}
     after = {step.rung.parent: step for chain in chains for step in chain if step.rung.parent is not None}
     waiting = list(reversed(order))
@@ -112,8 +119,11 @@ def replayed(chains: Chains, order: Sequence[int]) -> tuple[float, set[int]]:
         done.append(step.rung)
 
 
-def judged(name: str, chains: Chains, orders: int) -> list[Figure]:
-    """What is saved and what is missed, over orders of arrival."""
+def judged(name: str, whole: Chains, orders: int, limit: float = math.inf) -> list[Figure]:
+    """What is saved and what is missed, over orders of arrival, where no network may be larger than a limit."""
+    chains = below(whole, limit)
+    sizes = {trial: size for trial, size in next_sizes(whole).items() if size is not None and size <= limit}
+    following = {step.rung.trial: sizes.get(step.rung.trial) for chain in chains for step in chain}
     front = front_of([step.rung for chain in chains for step in chain], "maximize")
     total = sum(step.seconds for chain in chains for step in chain)
     saved, missed = [], []
@@ -121,15 +131,14 @@ def judged(name: str, chains: Chains, orders: int) -> list[Figure]:
         order = list(range(len(chains)))
         if seed > 0:
             random.Random(seed).shuffle(order)
-        seconds, reached = replayed(chains, order)
+        seconds, reached = replayed(chains, order, following)
         saved.append(seconds / total)
         missed.append(float(sum(point.payload.trial not in reached for point in front)))
-    where = f"{name}, {len(chains)} chains, 1 in {promotion.REDUCTION}"
+    most = "" if limit == math.inf else f" to {limit:,.0f} parameters"
+    where = f"{name}, {len(chains)} chains{most}, 1 in {promotion.REDUCTION}"
     return [
-        figure(f"training of all chains that promotion pays for, {where}", saved, "share", target=0.6),
-        figure(
-            f"of {len(front)} members of their front not reached (most), {where}", [max(missed)], "members", target=0
-        ),
+        figure(f"share of the training, {where}", saved, "share", target=0.6),
+        figure(f"of {len(front)} on the front not reached (most), {where}", [max(missed)], "members", target=0),
     ]
 
 
@@ -142,7 +151,9 @@ def main(quick: bool, reduction: int | None, json_file: Path | None) -> None:
     promotion.REDUCTION = reduction or promotion.REDUCTION
     figures = []
     for file in sorted(RECORDED.glob("chains_*.csv")):
-        figures += judged(file.stem.removeprefix("chains_"), recorded_chains(file), 3 if quick else 20)
+        name, chains, orders = file.stem.removeprefix("chains_"), recorded_chains(file), 3 if quick else 20
+        median = statistics.median(step.rung.milestone.parameters for chain in chains for step in chain)
+        figures += judged(name, chains, orders) + judged(name, chains, orders, median)
     show(figures, json_file)
 
 
