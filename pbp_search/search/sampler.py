@@ -6,7 +6,15 @@ from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    BruteForceSampler,
+    GPSampler,
+    GridSampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.errors import SettingsError
@@ -190,10 +198,10 @@ def sampler_of(which: Sampler, seed: int) -> KeyedSampler:
         seed: The study's.
 
     Raises:
-        SettingsError: There is no such sampler.
+        SettingsError: There is no such sampler, or it counts points of a grid.
     """
     if isinstance(which, BaseSampler):
-        own = copy.deepcopy(which)
+        own = copy.deepcopy(_usable(which))
         own.reseed_rng()
         return KeyedSampler(lambda _: own, seed)
     if isinstance(which, str):
@@ -208,4 +216,14 @@ def sampler_of(which: Sampler, seed: int) -> KeyedSampler:
     made = which(seed % 2**32)
     if not isinstance(made, BaseSampler):
         raise SettingsError(f"The sampler's function makes a {type(made).__name__}, not an Optuna sampler.")
+    _usable(made)
     return KeyedSampler(which, seed)
+
+
+def _usable(sampler: BaseSampler) -> BaseSampler:
+    if isinstance(sampler, (GridSampler, BruteForceSampler)):
+        raise SettingsError(
+            f"A {type(sampler).__name__} stops a study when each of its points has been a trial, but here trials are "
+            "rungs: use the sampler random, and lists of choices in the space."
+        )
+    return sampler

@@ -4,7 +4,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.errors import SettingsError
@@ -367,6 +367,15 @@ def test_a_factory_makes_a_sampler_for_each_key() -> None:
 def test_unknown_names_are_refused(which: str) -> None:
     with pytest.raises(SettingsError, match=rf"no sampler '{which}': available are auto, tpe, nsga2, gp, random"):
         sampler_of(which, 0)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("make", [BruteForceSampler, lambda: GridSampler({"width": [2, 4]})])
+def test_samplers_that_count_the_points_of_a_grid_are_refused(make: Callable[[], BaseSampler]) -> None:
+    one = make()
+    for which in (one, lambda seed: one):
+        with pytest.raises(SettingsError, match=f"A {type(one).__name__} stops a study when each of its points"):
+            sampler_of(which, 0)
 
 
 def test_what_is_no_sampler_is_refused() -> None:
