@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pbp_search.dendrites import DendriteSpec, parameter_count, weight_bytes
@@ -10,6 +11,7 @@ from pbp_search.search.space import SearchSpace
 from pbp_search.search.values import Choices, Range, Value
 from pbp_search.training import Data, Size, Task, TrialConfig, build_network
 from pbp_search.training.milestone import macs_of
+from pbp_search.training.task import attempt
 
 
 class NetworkSizes:
@@ -33,10 +35,15 @@ class NetworkSizes:
         return self.size(config, dendrites, "parameters")
 
     def size(self, config: TrialConfig, dendrites: int, kind: Size) -> int:
-        """A size of a configuration's network with a number of generations, as its milestone will have it."""
+        """A size of a configuration's network with a number of generations, as its milestone will have it.
+
+        Raises:
+            TaskError: The task cannot build the network: not all widths have been tried before.
+        """
         key = (config.width, config.dendrites, dendrites, kind)
         if key not in self._known:
-            self._known[key] = self._measured(config, dendrites, kind)
+            what = f"The task {type(self.task).__name__}: its network of width {config.width} failed"
+            self._known[key] = attempt(what, partial(self._measured, config, dendrites, kind))
         return self._known[key]
 
     def fits(self, config: TrialConfig, dendrites: int, limit: int | None) -> bool:
@@ -69,6 +76,7 @@ def capped(space: SearchSpace, limit: int | None, sizes: NetworkSizes) -> Search
 
     Raises:
         InputError: All of them are.
+        TaskError: The task cannot build a network of one of the widths.
     """
     if limit is None:
         return space

@@ -101,7 +101,7 @@ class Study:
 
         Raises:
             StudyError: A study of this name differs in its task, space, objectives, limit or seed.
-            TaskError: The task has no default space: its smallest network, or its own space, does not work.
+            TaskError: A network of the task that is needed here does not work, or its own space.
             StorageError: The storage cannot be opened.
             InputError: Even the smallest network of the space is above the limit.
         """
