@@ -186,7 +186,7 @@ class Study:
         Raises:
             TaskError: The task is incomplete or does not fit together.
             StorageError: A store cannot be opened.
-            StudyError: The task is not the study's.
+            StudyError: The task is not the study's, or the milestones of the study lie elsewhere.
             InputError: There is no such device, sampler or cluster.
         """
         from pbp_search.search.worker import Setup
@@ -206,11 +206,7 @@ class Study:
         device_of(device)
         sampler_of(sampler, self.definition.seed)  # refused here, not in the workers
         deadline = None if timeout is None else time.time() + timeout
-        if not self.folder.milestones.is_dir():
-            raise StudyError(
-                f"The milestones of the study {self.name!r} are not in {self.folder.milestones}: name the home that "
-                "the study was made in with --home, or the folder that its machines share with --artifacts."
-            )
+        checkpoints = self._checkpoints()
         check_task(task)
         if backend != "loky" or (workers or 1) > 1:
             check_sendable(task)
@@ -245,7 +241,7 @@ class Study:
                 if on_outcome is not None:
                     on_outcome(outcome)
             self._record_missing(tracker)
-            Checkpoints(self.folder).tidy(self.rungs(), self.front())  # what a worker that was killed did not
+            checkpoints.tidy(self.rungs(), self.front())  # what a worker that was killed did not
         except BaseException as error:
             with if_possible():
                 self._put_back_abandoned()
@@ -321,12 +317,21 @@ class Study:
         """The milestone of a trial, with its weights. Those of the front are there, and not all others.
 
         Raises:
+            StudyError: The milestones of the study lie elsewhere.
             CheckpointError: The trial left none, or it has been removed, is missing or is damaged.
         """
         for rung in self.rungs():
             if rung.trial == trial:
-                return Checkpoints(self.folder).load(rung)
+                return self._checkpoints().load(rung)
         raise CheckpointError(f"Trial {trial} of the study {self.name!r} has left no milestone.")
+
+    def _checkpoints(self) -> Checkpoints:
+        if not self.folder.milestones.is_dir():
+            raise StudyError(
+                f"The milestones of the study {self.name!r} are not in {self.folder.milestones}: name the home that "
+                "the study was made in with --home, or the folder that its machines share with --artifacts."
+            )
+        return Checkpoints(self.folder)
 
     def archive(self, tracking_uri: str | None = None) -> str:
         """Keep the study under a dated name, so that a new one can take its name.
@@ -373,7 +378,7 @@ class Study:
     def _history(self, trial: int) -> tuple[EpochRecord, ...]:
         try:
             return self.checkpoint(trial).history
-        except CheckpointError as error:
+        except (CheckpointError, StudyError) as error:
             logger.warning("Trial %d is recorded without its epochs: %s", trial, error)
             return ()
 
