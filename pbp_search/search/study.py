@@ -4,6 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -217,8 +218,6 @@ class Study:
             raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
         storage = open_storage(self.folder.home, self._storage, create=False)
         tracker = Tracker(self.folder, self.name, tracking_uri, tracking_lock(storage, self.folder))
-        cluster = cluster_of(backend, scheduler)
-        tracker.begin(self.definition.flat())
         setup = Setup(
             folder=self.folder,
             study=self.name,
@@ -234,23 +233,23 @@ class Study:
             stagnation=stagnation,
             threads=threads,
         )
-        try:
-            self._record_missing(tracker)
-            for outcome in run_workers(setup, trials, deadline, workers, cluster):
-                self._tell(outcome)
-                if on_outcome is not None:
-                    on_outcome(outcome)
-            self._record_missing(tracker)
-            checkpoints.tidy(self.rungs(), self.front())  # what a worker that was killed did not
-        except BaseException as error:
-            with if_possible():
-                self._put_back_abandoned()
-            with if_possible():
-                self._end(tracker, "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
-            raise
-        finally:
-            if cluster is not None:
-                cluster.close()
+        cluster = cluster_of(backend, scheduler)
+        with nullcontext() if cluster is None else closing(cluster):
+            try:
+                tracker.begin(self.definition.flat())
+                self._record_missing(tracker)
+                for outcome in run_workers(setup, trials, deadline, workers, cluster):
+                    self._tell(outcome)
+                    if on_outcome is not None:
+                        on_outcome(outcome)
+                self._record_missing(tracker)
+                checkpoints.tidy(self.rungs(), self.front())  # what a worker that was killed did not
+            except BaseException as error:
+                with if_possible():
+                    self._put_back_abandoned()
+                with if_possible():
+                    self._end(tracker, "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
+                raise
         self._end(tracker, "FINISHED")
         return self.front()
 
