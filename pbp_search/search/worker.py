@@ -24,6 +24,7 @@ from pbp_search.errors import SettingsError, TrainingError, said
 from pbp_search.home import StudyFolder
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import CLAIM, Claim, Claims
+from pbp_search.search.definition import same_study
 from pbp_search.search.promotion import next_promotion
 from pbp_search.search.rungs import (
     CHECKPOINT,
@@ -94,7 +95,7 @@ class Worker:
         self._folder = setup.folder
         self._storage = open_storage(setup.folder.home, setup.storage, create=False)
         sampler = sampler_of(setup.sampler, setup.seed)
-        self._study = optuna.load_study(study_name=setup.study, storage=self._storage, sampler=sampler)
+        self._study = same_study(setup.study, setup.folder.identity, self._storage, sampler)
         self._claims = Claims(setup.folder, self._study, self._storage)
         self._checkpoints = Checkpoints(setup.folder)
         self._rungs = Rungs()
