@@ -9,7 +9,7 @@ from pbp_search.dendrites import DendriteSpec, parameter_count, weight_bytes
 from pbp_search.errors import InputError
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.values import Choices, Range, Value
-from pbp_search.training import Data, Size, Task, TrialConfig, build_network
+from pbp_search.training import Data, Milestone, Size, Task, TrialConfig, build_network
 from pbp_search.training.milestone import macs_of
 from pbp_search.training.task import attempt
 
@@ -49,6 +49,11 @@ class NetworkSizes:
     def fits(self, config: TrialConfig, dendrites: int, limit: int | None) -> bool:
         """Whether a configuration's network with a number of generations is within a limit of parameters, if any."""
         return limit is None or self.parameters(config, dendrites) <= limit
+
+    def may_grow(self, milestone: Milestone, space: SearchSpace, limit: int | None) -> bool:
+        """Whether a milestone's network with one dendrite more is within a space and a limit of parameters, if any."""
+        dendrites = milestone.dendrites + 1
+        return dendrites <= space.dendrites and self.fits(milestone.config, dendrites, limit)
 
     def widest(self, widths: tuple[int, int], limit: int) -> int | None:
         """The largest of a range of widths whose base network is within a limit of parameters, by bisection.

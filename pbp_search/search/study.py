@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import optuna
@@ -13,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.errors import CheckpointError, SettingsError, StudyError
 from pbp_search.front import Front, Point
-from pbp_search.home import Home, StudyFolder, check_name
+from pbp_search.home import Home, StudyFolder, check_name, dated_name
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import Claims
 from pbp_search.search.definition import DEFINITION, FOLDER, Definition, define, same_study
@@ -23,15 +22,7 @@ from pbp_search.search.rungs import FAILURE, Outcome, Rung, Rungs, best_of, fron
 from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace
-from pbp_search.search.storage import (
-    GRACE_SECONDS,
-    if_possible,
-    open_storage,
-    patient,
-    rename_study,
-    shared_lock,
-    tracking_lock,
-)
+from pbp_search.search.storage import if_possible, open_storage, patient, rename_study, shared_lock, tracking_lock
 from pbp_search.tasks import check_sendable
 from pbp_search.training import Checkpoint, Size, Task, check_task
 from pbp_search.training.device import device_of
@@ -213,7 +204,7 @@ class Study:
         sampler_of(sampler, self.definition.seed)  # refused here, not in the workers
         deadline = None if timeout is None else time.time() + timeout
         checkpoints = self._checkpoints()
-        check_task(task)
+        data = check_task(task)
         if backend != "loky" or (workers or 1) > 1:
             check_sendable(task)
         self.folder.create()
@@ -248,7 +239,7 @@ class Study:
                     if on_outcome is not None:
                         on_outcome(outcome)
                 record_missing(self, tracker)
-                checkpoints.tidy(self.rungs(), self.front())  # what a worker that was killed did not
+                self._tidy(checkpoints, NetworkSizes(task, data))  # what a worker that was killed did not
             except BaseException as error:
                 with if_possible():
                     self._put_back_abandoned()
@@ -258,6 +249,14 @@ class Study:
                 raise
         record_end(self, tracker, "FINISHED")
         return self.front()
+
+    def _tidy(self, checkpoints: Checkpoints, sizes: NetworkSizes) -> None:
+        trials, own = self._trials(), self.definition
+        rungs = self._rungs.of(trials)
+        front = front_of(rungs, own.direction, own.size)
+        checkpoints.tidy(
+            trials, rungs, front, lambda rung: sizes.may_grow(rung.milestone, own.space, own.max_parameters)
+        )
 
     def _put_back_abandoned(self) -> None:
         """Let the trials wait whose workers have been stopped with us: that is no restart after a death."""
@@ -363,11 +362,11 @@ class Study:
             if alive:
                 raise StudyError(
                     f"The study {self.name!r} is running (trial {min(alive)}): stop its workers first, or wait for "
-                    f"their end. One that was killed on another machine counts for {GRACE_SECONDS} seconds."
+                    "their end. One that was killed on another machine counts for a minute."
                 )
             for trial in abandoned:
                 storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-            dated = self._dated_name(optuna.get_all_study_names(storage))
+            dated = dated_name(self.name, optuna.get_all_study_names(storage))
             # One transaction. The folder keeps its name, and MLflow's experiment is found by the folder's: a crash here
             # leaves nothing in between.
             rename_study(storage, self.name, dated)
@@ -376,11 +375,6 @@ class Study:
             record_end(self, tracker, "KILLED")
         tracker.rename(dated)
         return dated
-
-    def _dated_name(self, taken: list[str]) -> str:
-        stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
-        names = (f"{self.name[:80]}-{stamp}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100))))
-        return next(name for name in names if name not in taken)
 
 
 def list_studies(home: Home, storage: str | None = None) -> list[Study]:

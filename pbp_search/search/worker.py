@@ -228,10 +228,13 @@ class Worker:
 
     def _next_size(self, rung: Rung) -> int | None:
         """The size of a rung's network with one dendrite more; None if it may not grow."""
-        config, dendrites = rung.milestone.config, rung.milestone.dendrites + 1
-        if dendrites > self._setup.space.dendrites or not self._fits(config, dendrites):
+        milestone = rung.milestone
+        if not self._may_grow(rung):
             return None
-        return self._sizes.size(config, dendrites, self._setup.size)
+        return self._sizes.size(milestone.config, milestone.dendrites + 1, self._setup.size)
+
+    def _may_grow(self, rung: Rung) -> bool:
+        return self._sizes.may_grow(rung.milestone, self._setup.space, self._setup.max_parameters)
 
     def _fits(self, config: TrialConfig, dendrites: int) -> bool:
         return self._sizes.fits(config, dendrites, self._setup.max_parameters)
@@ -359,8 +362,10 @@ class Worker:
 
     @patient
     def _tidy(self) -> None:
-        rungs = self._rungs.of(trials_of(self._study))
-        self._checkpoints.tidy(rungs, front_of(rungs, self._setup.task.direction, self._setup.size))
+        trials = trials_of(self._study)
+        rungs = self._rungs.of(trials)
+        front = front_of(rungs, self._setup.task.direction, self._setup.size)
+        self._checkpoints.tidy(trials, rungs, front, self._may_grow)
 
     @patient
     def _record(self, number: int) -> None:
