@@ -162,8 +162,8 @@ class Study:
         Args:
             task: The study's task.
             trials: Finished trials to reach, failed ones included.
-            timeout: No rung starts after this many seconds, and running ones are stopped at the end of their epoch; the
-                next run does those again.
+            timeout: No rung starts after this many seconds, and running ones are stopped at the end of their epoch, be
+                it the neurons' or a module's dendrites'; the next run does those again.
             stagnation: No rung starts when as many trials have finished since the front last got better: see
                 :func:`pbp_search.search.stagnation.stagnated`. Running ones are finished.
             workers: Rungs that are trained at a time. 1, the default, trains in this process, more in processes of

@@ -9,7 +9,7 @@ import os
 import time
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,7 +49,6 @@ from pbp_search.search.stagnation import stagnated
 from pbp_search.search.storage import is_away, open_storage, patient, tracking_lock
 from pbp_search.tracking import Tracker, TrialRecord
 from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Task, TrialConfig, run_rung
-from pbp_search.training.rung import OnEpoch
 
 logger = logging.getLogger(__name__)
 
@@ -269,13 +268,12 @@ class Worker:
     def _run(self, claim: Claim, deadline: float | None) -> Outcome | None:
         """Train a rung. None if time was up, or if somebody else has its trial by now."""
 
-        def on_epoch(epoch: EpochRecord) -> None:
-            self._history.append(epoch)
+        def check() -> None:
             if self._is_over(deadline):
                 raise _TimeIsUpError
 
         try:
-            checkpoint = self._train(claim.trial, on_epoch)
+            checkpoint = self._train(claim.trial, check)
         except _TimeIsUpError:
             self._put_back(claim)
             return None
@@ -289,7 +287,7 @@ class Worker:
         finally:
             claim.end()
 
-    def _train(self, trial: FrozenTrial, on_epoch: OnEpoch) -> Checkpoint:
+    def _train(self, trial: FrozenTrial, check: Callable[[], None]) -> Checkpoint:
         """Train a trial's rung from the milestone before it."""
         if trial.user_attrs.get(_RESTARTS, 0) > _MOST_RESTARTS:
             raise TrainingError(f"The worker of this trial died {_MOST_RESTARTS + 1} times.")
@@ -304,7 +302,8 @@ class Worker:
                 f"more than the limit of {self._setup.max_parameters:,}."
             )
         previous = None if parent is None else self._checkpoints.load(self._rung(parent))
-        return run_rung(self._setup.task, config, previous, self._data, on_epoch, self._setup.device)
+        setup, on_epoch = self._setup, self._history.append
+        return run_rung(setup.task, config, previous, self._data, on_epoch, setup.device, check)
 
     @patient
     def _rung(self, number: int) -> Rung:
