@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,20 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from pbp_search.errors import StorageError
 
 _HIDDEN = "***"
+
+# Where a user is a person's name. Elsewhere one without a password may be a token.
+_WITH_USERS = ("postgresql", "mysql", "mssql")
+_SECRET_OPTION = r"[^=&]*(?:pass|token|secret)[^=&]*"
+_SECRET = re.compile(
+    rf"://[^@]*:[^@]*@|(?<![\w+.-])(?!(?:{'|'.join(_WITH_USERS)})\b)[\w+.-]+://[^/@]*@|[?&]{_SECRET_OPTION}=",
+    re.IGNORECASE,
+)
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a URL in a text holds a password or a token, as far as can be told of any URL."""
+    return _SECRET.search(text) is not None
+
 
 # How a server finds out that the machine that holds a lock has vanished, or has stopped while it holds one.
 _LOCK_SETTINGS = (
@@ -72,9 +87,11 @@ class Database:
 
     @property
     def shown(self) -> str:
-        """The URL without its password, for people."""
-        hidden = dict.fromkeys(self._secret_options(), _HIDDEN)
-        return self.url.update_query_dict(hidden).render_as_string(hide_password=True)
+        """The URL without its secrets, for people."""
+        hidden = self.url.update_query_dict(dict.fromkeys(self._secret_options(), _HIDDEN))
+        if self._has_secret_user:
+            hidden = hidden.set(username=_HIDDEN)
+        return hidden.render_as_string(hide_password=True)
 
     @property
     def secret_url(self) -> str:
@@ -173,13 +190,20 @@ class Database:
             )
         text = str(getattr(cause, "orig", None) or cause) or type(cause).__name__
         reason = text.splitlines()[0]
-        for secret in (self.url.password, *self._secret_options().values()):
+        user = self.url.username if self._has_secret_user else None
+        for secret in (user, self.url.password, *self._secret_options().values()):
             if secret:
                 reason = reason.replace(str(secret), _HIDDEN)
         return StorageError(f"The {self.what} {self.shown} cannot be opened: {reason}")
 
     def _secret_options(self) -> dict[str, str]:
-        return {name: str(value) for name, value in self.url.query.items() if "pass" in name.lower()}
+        options = self.url.query.items()
+        return {name: str(value) for name, value in options if re.fullmatch(_SECRET_OPTION, name, re.IGNORECASE)}
+
+    @property
+    def _has_secret_user(self) -> bool:
+        lone = self.url.username is not None and self.url.password is None
+        return lone and self.url.get_backend_name() not in _WITH_USERS
 
 
 @contextmanager

@@ -16,7 +16,9 @@ mlruns/
 import os
 import re
 import uuid
+from collections.abc import Container
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock
@@ -176,3 +178,10 @@ def check_name(name: str) -> str:
             "and begin with a letter or digit."
         )
     return name
+
+
+def dated_name(name: str, taken: Container[str]) -> str:
+    """The name under which a study is kept that is archived now: one that is not taken."""
+    stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
+    names = (f"{name[:80]}-{stamp}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100))))
+    return next(dated for dated in names if dated not in taken)

@@ -77,6 +77,8 @@ def test_memory_is_refused(url: str) -> None:
         "mysql+pymysql://user:hunter2@host/database",
         "postgresql://user@host/database?password=hunter2",
         "mysql+pymysql://user@host/database?passwd=hunter2",
+        "postgresql://user@host/database?Token=hunter2",
+        "mlflow://hunter2@host/database",
     ],
 )
 def test_passwords_are_never_shown(url: str) -> None:

@@ -1,14 +1,12 @@
 """The command that goes on with what a command was stopped in."""
 
-import re
 import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# A password, or a server's token in place of the user, or one of them as an option of the URL.
-_SECRET = re.compile(r"://[^@]*:[^@]*@|https?://[^/]*@|[?&][^=&]*(pass|token|secret)[^=&]*=", re.IGNORECASE)
+from pbp_search.databases import holds_secret
 
 
 def continuing_command(arguments: Sequence[str]) -> str:
@@ -21,7 +19,7 @@ def continuing_command(arguments: Sequence[str]) -> str:
     """
     words = [_without_secret(word) for word in arguments[1:] if word != "--fresh"]
     command = shlex.join([*_program(arguments[0]), *words])
-    hidden = any(map(_SECRET.search, arguments[1:]))
+    hidden = any(map(holds_secret, arguments[1:]))
     return f"{command}\nURL stands for the one that was given: it holds a password." if hidden else command
 
 
@@ -35,7 +33,7 @@ def _program(name: str) -> list[str]:
 
 
 def _without_secret(word: str) -> str:
-    if not _SECRET.search(word):
+    if not holds_secret(word):
         return word
     option, equals, _ = word.partition("=") if word.startswith("--") else ("", "", "")
     return f"{option}{equals}URL"

@@ -114,14 +114,12 @@ def run(
         cluster.close()  # it is there: the study may be made
     if cluster is not None or (workers or 1) > 1:
         check_sendable(loaded)
-    default = SearchSpace.for_task(loaded)
-    searched = None if space is None else SearchSpace.from_toml(space, default)
+    searched = None if space is None else SearchSpace.from_toml(space, SearchSpace.for_task(loaded))
     place = Home.at(home, artifacts)
     wanted = loaded.name if name is None else name
     if fresh:
-        capped(
-            searched or SearchSpace.for_task(loaded), max_params, NetworkSizes(loaded)
-        )  # what is refused archives nothing
+        searched = searched or SearchSpace.for_task(loaded)
+        capped(searched, max_params, NetworkSizes(loaded))  # what is refused archives nothing
         open_storage(place, storage)
         for existing in list_studies(place, storage):
             if existing.name == wanted:

@@ -1,11 +1,12 @@
 """The checkpoints of a study's milestones, in Optuna's artifact store: a folder that machines may share.
 
-What is kept: the checkpoints of the front, and of every milestone that may still be continued. A milestone that has
-been continued, or whose last generation was thrown away, and that is not on the front is never needed again: its
-checkpoint is removed as soon as that is known. Its figures stay.
+What is kept: the checkpoints of the front, and of every milestone that may still be continued. One that is not on the
+front is never needed again when its continuation has finished, whatever came of that, when its last generation was
+thrown away, or when the space or the limit of parameters does not let it grow. Its checkpoint is removed as soon as
+that is known. Its figures stay.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial
 from pbp_search.errors import CheckpointError
 from pbp_search.front import Front
 from pbp_search.home import StudyFolder
-from pbp_search.search.rungs import Rung
+from pbp_search.search.rungs import PARENT, Rung
 from pbp_search.training import Checkpoint
 
 
@@ -80,12 +81,27 @@ class Checkpoints:
     def _file(self, name: str) -> Path:
         return self._folder.milestones / Path(name).name  # never outside, whatever the storage says
 
-    def tidy(self, rungs: Sequence[Rung], front: Front[Rung]) -> None:
-        """Remove the checkpoints that are never needed again."""
+    def tidy(
+        self,
+        trials: Sequence[FrozenTrial],
+        rungs: Sequence[Rung],
+        front: Front[Rung],
+        may_grow: Callable[[Rung], bool],
+    ) -> None:
+        """Remove the checkpoints that are never needed again.
+
+        Args:
+            trials: All of the study's trials.
+            rungs: Those of them that left a milestone.
+            front: Their front.
+            may_grow: Whether a rung's network may have one dendrite more.
+        """
         kept = {point.payload.trial for point in front}
-        continued = {rung.parent for rung in rungs}
+        # Not while it is waiting or being trained, which may be done again.
+        continued = {trial.user_attrs.get(PARENT) for trial in trials if trial.state.is_finished()}
         there = {file.name for file in self._folder.milestones.iterdir()}
         for rung in rungs:
-            ended = rung.trial in continued or not rung.milestone.accepted
-            if ended and rung.trial not in kept and rung.checkpoint in there:
+            if rung.checkpoint not in there or rung.trial in kept:
+                continue
+            if rung.trial in continued or not rung.milestone.accepted or not may_grow(rung):
                 self.remove(rung.checkpoint)

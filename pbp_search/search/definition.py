@@ -2,12 +2,18 @@
 
 from typing import Any
 
+import optuna
 from pydantic import Field
 
+from pbp_search.errors import StudyError
 from pbp_search.search.sizes import NetworkSizes, capped
 from pbp_search.search.space import SearchSpace
 from pbp_search.settings import Settings
 from pbp_search.training import Direction, Size, Task
+
+# Names of the user attributes of our studies.
+DEFINITION = "pbp_search"
+FOLDER = "folder"
 
 
 class Definition(Settings):
@@ -55,3 +61,32 @@ def define(
         size=size,
         max_parameters=max_parameters,
     )
+
+
+def same_study(
+    name: str,
+    identity: str,
+    storage: optuna.storages.BaseStorage,
+    sampler: optuna.samplers.BaseSampler | None = None,
+) -> optuna.Study:
+    """Open again a study that has been opened before, by another process perhaps.
+
+    Args:
+        name: The name that it had.
+        identity: Its folder's.
+        storage: What it is in.
+        sampler: What draws its parameters.
+
+    Raises:
+        StudyError: It has another name by now.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+    except KeyError:
+        study = None
+    if study is None or study.user_attrs.get(FOLDER) != identity:
+        raise StudyError(
+            f"The study {name!r} has been kept under a dated name meanwhile (--fresh): the same command goes on "
+            "with the new study of the name."
+        )
+    return study

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pbp_search.errors import PbpSearchError, TaskError, said
 from pbp_search.search.values import Range
 from pbp_search.training import Task
+from pbp_search.training.task import attempt
 
 # Only what there is a reason for. All else is the same for all families: see SearchSpace.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -47,10 +47,7 @@ def smallest_network(task: Task) -> nn.Module:
     Raises:
         TaskError: The task cannot build it.
     """
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return task.model(task.widths[0])
-    except (PbpSearchError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # the user's own code may raise anything, or exit
-        raise TaskError(f"The task {type(task).__name__}: its smallest network failed: {said(error)}") from error
+    with torch.random.fork_rng(devices=[]):
+        return attempt(
+            f"The task {type(task).__name__}: its smallest network failed", lambda: task.model(task.widths[0])
+        )

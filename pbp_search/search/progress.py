@@ -2,14 +2,15 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median_high
 
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.front import Front
 from pbp_search.search.rungs import DENDRITES, PARENT, TRACEBACK, Rung, front_of, rung_of
-from pbp_search.training import Direction, Size
+from pbp_search.training import Direction, Milestone, Size
 from pbp_search.training.milestone import UNITS
 
 _MARGIN = 0.1
@@ -27,8 +28,8 @@ class Progress:
         configurations: Configurations that have been begun.
         promoted: Finished rungs that went on from another, with one dendrite more.
         front_size: Networks on the front.
-        hypervolume: The share of the box between the best and the worst figures so far that the front dominates, from 0
-            to 1: see :class:`Box`. It shrinks when a rung makes the box larger.
+        hypervolume: The share that the front dominates of the box around it, from 0 to 1: see :class:`Box`. It is no
+            measure of progress from one moment to another: the box moves with the front.
     """
 
     finished: int
@@ -61,7 +62,7 @@ def progress_of(trials: Sequence[FrozenTrial], rungs: Sequence[Rung], direction:
         configurations=sum(PARENT not in trial.user_attrs for trial in begun),
         promoted=sum(rung.parent is not None for rung in rungs),
         front_size=len(front),
-        hypervolume=Box.around(rungs, direction, size).share(front) if rungs else 0.0,
+        hypervolume=Box.around([front], rungs, direction, size).share(front) if rungs else 0.0,
     )
 
 
@@ -69,9 +70,13 @@ def progress_of(trials: Sequence[FrozenTrial], rungs: Sequence[Rung], direction:
 class Box:
     """What hypervolumes are measured in: a rectangle of score and log10 of size.
 
-    It reaches from the best of both that have been seen to the reference point: a tenth of their range beyond the worst
-    of both, as BoTorch's ``infer_reference_point`` has it, so that the most accurate network counts though none is
+    It reaches from the best of both on the fronts to the reference point: a tenth of the range beyond the worst of both
+    there, as BoTorch's ``infer_reference_point`` has it, so that the most accurate network counts though none is
     larger. A range of nothing counts as 1.
+
+    Besides, the median of all that has been seen counts where it is worse: it gives a front of one network a range, and
+    one score that diverged does not move it. A score that diverged on a front, because no network is smaller, sets the
+    range until one as small has succeeded.
 
     Attributes:
         reference: The reference point.
@@ -82,15 +87,28 @@ class Box:
     area: float
 
     @classmethod
-    def around(cls, rungs: Sequence[Rung], direction: Direction, size: Size) -> "Box":
-        """The box of all that has been seen, which must be something."""
-        scores = [rung.milestone.score for rung in rungs]
-        sizes = [rung.milestone.size(size) for rung in rungs]
-        width, height = max(scores) - min(scores), math.log10(max(sizes)) - math.log10(min(sizes))
-        beyond = _MARGIN * (width or 1.0)
-        score = min(scores) - beyond if direction == "maximize" else max(scores) + beyond
-        log_size = math.log10(max(sizes)) + _MARGIN * (height or 1.0)
-        return cls((score, log_size), (width + beyond) * (log_size - math.log10(min(sizes))))
+    def around(cls, fronts: Sequence[Front[Rung]], rungs: Sequence[Rung], direction: Direction, size: Size) -> "Box":
+        """The box of fronts that are compared.
+
+        Args:
+            fronts: The fronts. One of them at least has a point.
+            rungs: All that has been seen.
+            direction: Of the score.
+            size: What the fronts count.
+        """
+        sign = -1 if direction == "maximize" else 1
+        points = [point.payload.milestone for front in fronts for point in front]
+        seen = [rung.milestone for rung in rungs]
+
+        def span(measure: Callable[[Milestone], float]) -> tuple[float, float]:
+            """Of what is minimised: the best, and the reference."""
+            values = [measure(milestone) for milestone in points]
+            best, worst = min(values), max(*values, median_high(map(measure, seen)))
+            return best, worst + _MARGIN * (worst - best or 1.0)
+
+        best, worst = span(lambda milestone: sign * milestone.score)
+        smallest, largest = span(lambda milestone: math.log10(milestone.size(size)))
+        return cls((sign * worst, largest), (worst - best) * (largest - smallest))
 
     def share(self, front: Front[Rung]) -> float:
         """The share of the box that a front in it dominates, from 0 to 1."""

@@ -2,14 +2,16 @@
 
 from bisect import bisect_right
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pbp_search.dendrites import DendriteSpec, parameter_count, weight_bytes
 from pbp_search.errors import InputError
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.values import Choices, Range, Value
-from pbp_search.training import Data, Size, Task, TrialConfig, build_network
+from pbp_search.training import Data, Milestone, Size, Task, TrialConfig, build_network
 from pbp_search.training.milestone import macs_of
+from pbp_search.training.task import attempt
 
 
 class NetworkSizes:
@@ -33,15 +35,25 @@ class NetworkSizes:
         return self.size(config, dendrites, "parameters")
 
     def size(self, config: TrialConfig, dendrites: int, kind: Size) -> int:
-        """A size of a configuration's network with a number of generations, as its milestone will have it."""
+        """A size of a configuration's network with a number of generations, as its milestone will have it.
+
+        Raises:
+            TaskError: The task cannot build the network: not all widths have been tried before.
+        """
         key = (config.width, config.dendrites, dendrites, kind)
         if key not in self._known:
-            self._known[key] = self._measured(config, dendrites, kind)
+            what = f"The task {type(self.task).__name__}: its network of width {config.width} failed"
+            self._known[key] = attempt(what, partial(self._measured, config, dendrites, kind))
         return self._known[key]
 
     def fits(self, config: TrialConfig, dendrites: int, limit: int | None) -> bool:
         """Whether a configuration's network with a number of generations is within a limit of parameters, if any."""
         return limit is None or self.parameters(config, dendrites) <= limit
+
+    def may_grow(self, milestone: Milestone, space: SearchSpace, limit: int | None) -> bool:
+        """Whether a milestone's network with one dendrite more is within a space and a limit of parameters, if any."""
+        dendrites = milestone.dendrites + 1
+        return dendrites <= space.dendrites and self.fits(milestone.config, dendrites, limit)
 
     def widest(self, widths: tuple[int, int], limit: int) -> int | None:
         """The largest of a range of widths whose base network is within a limit of parameters, by bisection.
@@ -69,6 +81,7 @@ def capped(space: SearchSpace, limit: int | None, sizes: NetworkSizes) -> Search
 
     Raises:
         InputError: All of them are.
+        TaskError: The task cannot build a network of one of the widths.
     """
     if limit is None:
         return space

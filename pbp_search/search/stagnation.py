@@ -18,8 +18,8 @@ def stagnated(
 ) -> bool:
     """Whether the last trials have not made the front better.
 
-    Compared are the front of all rungs and that of those before, by their hypervolumes in the box that all of them
-    span: a box that grows is no progress. Where no rung has succeeded there is none either.
+    Compared are the front of all rungs and that of those before, by their hypervolumes in the box around both: a box
+    that grows is no progress. Where no rung has succeeded there is none either.
 
     Args:
         trials: All of the study's trials.
@@ -34,9 +34,10 @@ def stagnated(
     recent = {trial.number for trial in sorted(finished, key=_order)[-window:]}
     if not rungs:
         return True
-    box = Box.around(rungs, direction, size)
     before = [rung for rung in rungs if rung.trial not in recent]
-    now, then = (box.share(front_of(some, direction, size)) for some in (rungs, before))
+    fronts = [front_of(some, direction, size) for some in (rungs, before)]
+    box = Box.around(fronts, rungs, direction, size)
+    now, then = map(box.share, fronts)
     return now <= then * (1 + LEAST_IMPROVEMENT)
 
 

@@ -4,38 +4,35 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
-from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.errors import CheckpointError, SettingsError, StudyError
 from pbp_search.front import Front, Point
-from pbp_search.home import Home, StudyFolder, check_name
+from pbp_search.home import Home, StudyFolder, check_name, dated_name
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import Claims
-from pbp_search.search.definition import Definition, define
+from pbp_search.search.definition import DEFINITION, FOLDER, Definition, define, same_study
 from pbp_search.search.progress import Progress, place_of_failure, progress_of, sentence
-from pbp_search.search.rungs import FAILURE, MILESTONE, Outcome, Rung, Rungs, best_of, front_of, trials_of
+from pbp_search.search.recording import record_end, record_missing
+from pbp_search.search.rungs import FAILURE, Outcome, Rung, Rungs, best_of, front_of, trials_of
 from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.storage import if_possible, open_storage, patient, rename_study, shared_lock, tracking_lock
 from pbp_search.tasks import check_sendable
-from pbp_search.training import Checkpoint, EpochRecord, Size, Task, check_task
+from pbp_search.training import Checkpoint, Size, Task, check_task
 from pbp_search.training.device import device_of
 
 if TYPE_CHECKING:
     from pbp_search.search.workers import Backend
-    from pbp_search.tracking import Tracker
 
 # MLflow takes seconds to import. Only what writes to it does, not what reads a study: the imports stand inside.
 
 logger = logging.getLogger(__name__)
-
-_DEFINITION = "pbp_search"
-_FOLDER = "folder"
 
 
 class Study:
@@ -49,11 +46,11 @@ class Study:
 
     def __init__(self, study: optuna.Study, home: Home, storage: str | None) -> None:
         attributes = study.user_attrs
-        if _DEFINITION not in attributes:
+        if DEFINITION not in attributes:
             raise StudyError(f"The study {study.study_name!r} was not made by pbp-search: choose another name.")
         self.name = study.study_name
-        self.folder = StudyFolder(home, attributes[_FOLDER])
-        self.definition = Definition.from_dict(attributes[_DEFINITION])
+        self.folder = StudyFolder(home, attributes[FOLDER])
+        self.definition = Definition.from_dict(attributes[DEFINITION])
         self._optuna = study
         self._storage = storage
         self._rungs = Rungs()
@@ -101,7 +98,7 @@ class Study:
 
         Raises:
             StudyError: A study of this name differs in its task, space, objectives, limit or seed.
-            TaskError: The task has no default space: its smallest network, or its own space, does not work.
+            TaskError: A network of the task that is needed here does not work, or its own space.
             StorageError: The storage cannot be opened.
             InputError: Even the smallest network of the space is above the limit.
         """
@@ -117,12 +114,12 @@ class Study:
             )
             # An empty study without a definition is new, or was left by a crash right here.
             same_directions = [direction.name.lower() for direction in study.directions] == [task.direction, "minimize"]
-            if _DEFINITION not in study.user_attrs and not trials_of(study) and same_directions:
+            if DEFINITION not in study.user_attrs and not trials_of(study) and same_directions:
                 with warnings.catch_warnings():  # names for the dashboard; experimental in Optuna
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names([task.metric, f"log10_{new.size}"])
-                study.set_user_attr(_FOLDER, home.new_study(name).create().create_artifacts().identity)
-                study.set_user_attr(_DEFINITION, new.to_dict())
+                study.set_user_attr(FOLDER, home.new_study(name).create().create_artifacts().identity)
+                study.set_user_attr(DEFINITION, new.to_dict())
         created = cls(study, home, storage)
         own = created.definition
         wanted = define(
@@ -165,8 +162,8 @@ class Study:
         Args:
             task: The study's task.
             trials: Finished trials to reach, failed ones included.
-            timeout: No rung starts after this many seconds, and running ones are stopped at the end of their epoch; the
-                next run does those again.
+            timeout: No rung starts after this many seconds, and running ones are stopped at the end of their epoch, be
+                it the neurons' or a module's dendrites'; the next run does those again.
             stagnation: No rung starts when as many trials have finished since the front last got better: see
                 :func:`pbp_search.search.stagnation.stagnated`. Running ones are finished.
             workers: Rungs that are trained at a time. 1, the default, trains in this process, more in processes of
@@ -186,7 +183,7 @@ class Study:
         Raises:
             TaskError: The task is incomplete or does not fit together.
             StorageError: A store cannot be opened.
-            StudyError: The task is not the study's.
+            StudyError: The task is not the study's, or the milestones of the study lie elsewhere.
             InputError: There is no such device, sampler or cluster.
         """
         from pbp_search.search.worker import Setup
@@ -206,12 +203,8 @@ class Study:
         device_of(device)
         sampler_of(sampler, self.definition.seed)  # refused here, not in the workers
         deadline = None if timeout is None else time.time() + timeout
-        if not self.folder.milestones.is_dir():
-            raise StudyError(
-                f"The milestones of the study {self.name!r} are not in {self.folder.milestones}: name the home that "
-                "the study was made in with --home, or the folder that its machines share with --artifacts."
-            )
-        check_task(task)
+        checkpoints = self._checkpoints()
+        data = check_task(task)
         if backend != "loky" or (workers or 1) > 1:
             check_sendable(task)
         self.folder.create()
@@ -221,8 +214,6 @@ class Study:
             raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
         storage = open_storage(self.folder.home, self._storage, create=False)
         tracker = Tracker(self.folder, self.name, tracking_uri, tracking_lock(storage, self.folder))
-        cluster = cluster_of(backend, scheduler)
-        tracker.begin(self.definition.flat())
         setup = Setup(
             folder=self.folder,
             study=self.name,
@@ -238,28 +229,34 @@ class Study:
             stagnation=stagnation,
             threads=threads,
         )
-        try:
-            self._record_missing(tracker)
-            for outcome in run_workers(setup, trials, deadline, workers, cluster):
-                self._tell(outcome)
-                if on_outcome is not None:
-                    on_outcome(outcome)
-            self._record_missing(tracker)
-            Checkpoints(self.folder).tidy(self.rungs(), self.front())  # what a worker that was killed did not
-        except BaseException as error:
-            with if_possible():
-                self._put_back_abandoned()
-            with if_possible():
-                self._end(tracker, "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
-            raise
-        finally:
-            if cluster is not None:
-                cluster.close()
-        self._end(tracker, "FINISHED")
+        cluster = cluster_of(backend, scheduler)
+        with nullcontext() if cluster is None else closing(cluster):
+            try:
+                tracker.begin(self.definition.flat())
+                record_missing(self, tracker)
+                for outcome in run_workers(setup, trials, deadline, workers, cluster):
+                    self._tell(outcome)
+                    if on_outcome is not None:
+                        on_outcome(outcome)
+                record_missing(self, tracker)
+                self._tidy(checkpoints, NetworkSizes(task, data))  # what a worker that was killed did not
+            except BaseException as error:
+                with if_possible():
+                    self._put_back_abandoned()
+                with if_possible():
+                    interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
+                    record_end(self, tracker, "KILLED" if interrupted else "FAILED")
+                raise
+        record_end(self, tracker, "FINISHED")
         return self.front()
 
-    def _end(self, tracker: "Tracker", status: Literal["FINISHED", "KILLED", "FAILED"]) -> None:
-        tracker.end(status, {"trials": len(self.finished()), "front_size": len(self.front())})
+    def _tidy(self, checkpoints: Checkpoints, sizes: NetworkSizes) -> None:
+        trials, own = self._trials(), self.definition
+        rungs = self._rungs.of(trials)
+        front = front_of(rungs, own.direction, own.size)
+        checkpoints.tidy(
+            trials, rungs, front, lambda rung: sizes.may_grow(rung.milestone, own.space, own.max_parameters)
+        )
 
     def _put_back_abandoned(self) -> None:
         """Let the trials wait whose workers have been stopped with us: that is no restart after a death."""
@@ -321,21 +318,34 @@ class Study:
         """The milestone of a trial, with its weights. Those of the front are there, and not all others.
 
         Raises:
+            StudyError: The milestones of the study lie elsewhere.
             CheckpointError: The trial left none, or it has been removed, is missing or is damaged.
         """
         for rung in self.rungs():
             if rung.trial == trial:
-                return Checkpoints(self.folder).load(rung)
+                return self._checkpoints().load(rung)
         raise CheckpointError(f"Trial {trial} of the study {self.name!r} has left no milestone.")
+
+    def _checkpoints(self) -> Checkpoints:
+        if not self.folder.milestones.is_dir():
+            raise StudyError(
+                f"The milestones of the study {self.name!r} are not in {self.folder.milestones}: name the home that "
+                "the study was made in with --home, or the folder that its machines share with --artifacts."
+            )
+        return Checkpoints(self.folder)
 
     def archive(self, tracking_uri: str | None = None) -> str:
         """Keep the study under a dated name, so that a new one can take its name.
+
+        What processes that died have left is put in order: their trials wait, what is missing in MLflow is recorded,
+        and the study's run there ends as killed.
 
         Returns:
             The dated name.
 
         Raises:
-            StudyError: A worker is training one of its trials.
+            StudyError: A worker is training one of its trials, or another process has given it another name.
+            StorageError: A store cannot be opened.
         """
         from pbp_search.tracking import Tracker
 
@@ -344,38 +354,27 @@ class Study:
         tracker = Tracker(folder, self.name, tracking_uri, tracking_lock(storage, folder))
         claims = Claims(self.folder, self._optuna, storage)
         with claims.deciding():
+            same_study(self.name, self.folder.identity, storage)
             trials = trials_of(self._optuna)
-            abandoned = {trial.number for trial in claims.abandoned(trials)}
-            for trial in trials:
-                if trial.state == TrialState.RUNNING and trial.number not in abandoned:
-                    raise StudyError(f"The study {self.name!r} is running (trial {trial.number}).")
-            dated = self._dated_name(optuna.get_all_study_names(storage))
+            abandoned = claims.abandoned(trials)
+            running = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
+            alive = running - {trial.number for trial in abandoned}
+            if alive:
+                raise StudyError(
+                    f"The study {self.name!r} is running (trial {min(alive)}): stop its workers first, or wait for "
+                    "their end. One that was killed on another machine counts for a minute."
+                )
+            for trial in abandoned:
+                storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            dated = dated_name(self.name, optuna.get_all_study_names(storage))
             # One transaction. The folder keeps its name, and MLflow's experiment is found by the folder's: a crash here
             # leaves nothing in between.
             rename_study(storage, self.name, dated)
-            tracker.rename(dated)
+        record_missing(self, tracker)
+        if tracker.is_running():
+            record_end(self, tracker, "KILLED")
+        tracker.rename(dated)
         return dated
-
-    def _dated_name(self, taken: list[str]) -> str:
-        stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
-        names = (f"{self.name[:80]}-{stamp}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100))))
-        return next(name for name in names if name not in taken)
-
-    def _record_missing(self, tracker: "Tracker") -> None:
-        from pbp_search.search.worker import record_of
-
-        recorded = tracker.recorded()
-        for trial in self.finished():
-            ours = MILESTONE in trial.user_attrs or FAILURE in trial.user_attrs
-            if ours and trial.number not in recorded:
-                tracker.log_trial(record_of(trial, self._history(trial.number)))
-
-    def _history(self, trial: int) -> tuple[EpochRecord, ...]:
-        try:
-            return self.checkpoint(trial).history
-        except CheckpointError as error:
-            logger.warning("Trial %d is recorded without its epochs: %s", trial, error)
-            return ()
 
 
 def list_studies(home: Home, storage: str | None = None) -> list[Study]:
@@ -386,5 +385,5 @@ def list_studies(home: Home, storage: str | None = None) -> list[Study]:
     """
     opened = open_storage(home, storage, create=False)
     studies = [optuna.load_study(study_name=name, storage=opened) for name in optuna.get_all_study_names(opened)]
-    ours = [Study(study, home, storage) for study in studies if _DEFINITION in study.user_attrs]
+    ours = [Study(study, home, storage) for study in studies if DEFINITION in study.user_attrs]
     return sorted(ours, key=lambda study: study.name)

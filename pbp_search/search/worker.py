@@ -9,7 +9,7 @@ import os
 import time
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from pbp_search.errors import SettingsError, TrainingError, said
 from pbp_search.home import StudyFolder
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import CLAIM, Claim, Claims
+from pbp_search.search.definition import same_study
 from pbp_search.search.promotion import next_promotion
 from pbp_search.search.rungs import (
     CHECKPOINT,
@@ -48,7 +49,6 @@ from pbp_search.search.stagnation import stagnated
 from pbp_search.search.storage import is_away, open_storage, patient, tracking_lock
 from pbp_search.tracking import Tracker, TrialRecord
 from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Task, TrialConfig, run_rung
-from pbp_search.training.rung import OnEpoch
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Worker:
         self._folder = setup.folder
         self._storage = open_storage(setup.folder.home, setup.storage, create=False)
         sampler = sampler_of(setup.sampler, setup.seed)
-        self._study = optuna.load_study(study_name=setup.study, storage=self._storage, sampler=sampler)
+        self._study = same_study(setup.study, setup.folder.identity, self._storage, sampler)
         self._claims = Claims(setup.folder, self._study, self._storage)
         self._checkpoints = Checkpoints(setup.folder)
         self._rungs = Rungs()
@@ -227,10 +227,13 @@ class Worker:
 
     def _next_size(self, rung: Rung) -> int | None:
         """The size of a rung's network with one dendrite more; None if it may not grow."""
-        config, dendrites = rung.milestone.config, rung.milestone.dendrites + 1
-        if dendrites > self._setup.space.dendrites or not self._fits(config, dendrites):
+        milestone = rung.milestone
+        if not self._may_grow(rung):
             return None
-        return self._sizes.size(config, dendrites, self._setup.size)
+        return self._sizes.size(milestone.config, milestone.dendrites + 1, self._setup.size)
+
+    def _may_grow(self, rung: Rung) -> bool:
+        return self._sizes.may_grow(rung.milestone, self._setup.space, self._setup.max_parameters)
 
     def _fits(self, config: TrialConfig, dendrites: int) -> bool:
         return self._sizes.fits(config, dendrites, self._setup.max_parameters)
@@ -265,13 +268,12 @@ class Worker:
     def _run(self, claim: Claim, deadline: float | None) -> Outcome | None:
         """Train a rung. None if time was up, or if somebody else has its trial by now."""
 
-        def on_epoch(epoch: EpochRecord) -> None:
-            self._history.append(epoch)
+        def check() -> None:
             if self._is_over(deadline):
                 raise _TimeIsUpError
 
         try:
-            checkpoint = self._train(claim.trial, on_epoch)
+            checkpoint = self._train(claim.trial, check)
         except _TimeIsUpError:
             self._put_back(claim)
             return None
@@ -285,7 +287,7 @@ class Worker:
         finally:
             claim.end()
 
-    def _train(self, trial: FrozenTrial, on_epoch: OnEpoch) -> Checkpoint:
+    def _train(self, trial: FrozenTrial, check: Callable[[], None]) -> Checkpoint:
         """Train a trial's rung from the milestone before it."""
         if trial.user_attrs.get(_RESTARTS, 0) > _MOST_RESTARTS:
             raise TrainingError(f"The worker of this trial died {_MOST_RESTARTS + 1} times.")
@@ -300,7 +302,8 @@ class Worker:
                 f"more than the limit of {self._setup.max_parameters:,}."
             )
         previous = None if parent is None else self._checkpoints.load(self._rung(parent))
-        return run_rung(self._setup.task, config, previous, self._data, on_epoch, self._setup.device)
+        setup, on_epoch = self._setup, self._history.append
+        return run_rung(setup.task, config, previous, self._data, on_epoch, setup.device, check)
 
     @patient
     def _rung(self, number: int) -> Rung:
@@ -358,8 +361,10 @@ class Worker:
 
     @patient
     def _tidy(self) -> None:
-        rungs = self._rungs.of(trials_of(self._study))
-        self._checkpoints.tidy(rungs, front_of(rungs, self._setup.task.direction, self._setup.size))
+        trials = trials_of(self._study)
+        rungs = self._rungs.of(trials)
+        front = front_of(rungs, self._setup.task.direction, self._setup.size)
+        self._checkpoints.tidy(trials, rungs, front, self._may_grow)
 
     @patient
     def _record(self, number: int) -> None:

@@ -142,6 +142,11 @@ class Tracker:
         self._client.set_terminated(self._study_run, status=status)
 
     @_when_busy
+    def is_running(self) -> bool:
+        """Whether the study's run has not ended: where nobody is at it any more, its process has died."""
+        return bool(self._client.get_run(self._study_run).info.status == "RUNNING")
+
+    @_when_busy
     def log_files(self, folder: Path) -> None:
         """Store all files of a folder on the study's run."""
         self._client.log_artifacts(self._study_run, str(folder))

@@ -85,6 +85,7 @@ def run_rung(
     data: Data[Any] | None = None,
     on_epoch: OnEpoch | None = None,
     device: str = "auto",
+    check: Callable[[], None] | None = None,
 ) -> Checkpoint:
     """Train the network without dendrites, or grow one generation on a milestone.
 
@@ -96,6 +97,8 @@ def run_rung(
         on_epoch: Told every epoch; what it raises ends the rung.
         device: Where to train: ``auto`` (CUDA, else MPS, else the CPU), or torch's name of a device. A milestone can
             be continued on another one, but only the same kind gives the same bits.
+        check: Called after every epoch, in a dendrite phase too, whose epochs are told at its end; what it raises ends
+            the rung.
 
     Returns:
         The next milestone. If every try of the generation was useless, it holds the previous network.
@@ -110,7 +113,7 @@ def run_rung(
             "A rung continues a milestone of the same configuration whose generation was accepted: "
             "this one is of another configuration, or the end of its chain."
         )
-    return _Rung(task, config, previous, data or task.data(), on_epoch, device_of(device)).run()
+    return _Rung(task, config, previous, data or task.data(), on_epoch, device_of(device), check).run()
 
 
 class _Rung:
@@ -122,6 +125,7 @@ class _Rung:
         data: Data[Any],
         on_epoch: OnEpoch | None,
         device: torch.device,
+        check: Callable[[], None] | None,
     ) -> None:
         self.task = task
         self.config = config
@@ -130,6 +134,7 @@ class _Rung:
         self.source = data
         self.data = Data(*(on_device(part, device) for part in (data.train, data.validation, data.test)))
         self.on_epoch = on_epoch
+        self.check = check or (lambda: None)
         self.generation = 0 if previous is None else previous.milestone.dendrites + 1
         self.epochs = 0 if previous is None else previous.milestone.epochs
         self.started = time.monotonic()
@@ -153,6 +158,7 @@ class _Rung:
         def on_epoch(epoch: int, values: dict[str, float]) -> None:
             self.epochs += 1
             self._report("neuron", attempt, epoch, values)
+            self.check()
 
         return train_neurons(network, self.task, self.data, self.config, self.generation, attempt, on_epoch)
 
@@ -175,7 +181,7 @@ class _Rung:
                 generations[name], growths[name] = grow(
                     module,
                     records.pop(name),
-                    lambda: Stopper(self.config.schedule.dendrite, self.generation - 1, "maximize"),
+                    self._stopper,
                     stream,
                     self.config.dendrite_learning_rate,
                 )
@@ -190,6 +196,15 @@ class _Rung:
             return True
         self._report_growth(attempt, growths)
         return any(growth.above_floor for growth in self.growth if growth.attempt == attempt)
+
+    def _stopper(self) -> Callable[[float], bool]:
+        stop = Stopper(self.config.schedule.dendrite, self.generation - 1, "maximize")
+
+        def is_over(score: float) -> bool:
+            self.check()
+            return stop(score)
+
+        return is_over
 
     def _records(self, network: nn.Module, attempt: int) -> dict[str, Record]:
         seed = self.config.seed

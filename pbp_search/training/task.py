@@ -99,7 +99,7 @@ def check_task(task: Task) -> Data[Any]:
     label = f"The task {type(task).__name__}"
     missing = [name for name in ("data", "model", "loss", "score") if not callable(getattr(task, name, None))]
     fields = ("name", "metric", "direction", "widths")
-    missing += [name for name in fields if not _attempt(f"{label}: {name} failed", partial(hasattr, task, name))]
+    missing += [name for name in fields if not attempt(f"{label}: {name} failed", partial(hasattr, task, name))]
     if missing:
         raise TaskError(f"{label} has no {', '.join(missing)}: see docs/writing-a-task.md for what a task needs.")
     for field in ("name", "metric"):
@@ -108,7 +108,7 @@ def check_task(task: Task) -> Data[Any]:
     if task.direction not in ("maximize", "minimize"):
         raise TaskError(f"{label} has the direction {task.direction!r}: it must be 'maximize' or 'minimize'.")
     _check_widths(task, label)
-    data = _attempt(f"{label}: data() failed", task.data)
+    data = attempt(f"{label}: data() failed", task.data)
     if not isinstance(data, Data):
         raise TaskError(f"{label}: data() returned {type(data).__name__}: it must return pbp_search.Data.")
     for part in ("train", "validation", "test"):
@@ -139,7 +139,7 @@ def _check_source(source: object, part: str, label: str) -> None:
             f"{label}: the {part} data are {type(source).__name__}: they must be a pbp_search.Split of two tensors, a "
             "Dataset, or an iterable of batches that can be passed again and again, such as a DataLoader."
         )
-    batch = _attempt(f"{label}: the {part} data failed to give a batch", partial(first_batch, source, 2))
+    batch = attempt(f"{label}: the {part} data failed to give a batch", partial(first_batch, source, 2))
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise TaskError(f"{label}: a batch of the {part} data must be a pair of inputs and targets.")
 
@@ -186,19 +186,19 @@ def _check_width(task: Task, source: Source, width: int, label: str) -> None:
     inputs, targets = first_batch(source, 2)
     rows = len(tree_flatten(targets)[0][0])
     with torch.random.fork_rng(devices=[]):
-        network = _attempt(f"{label}: model({width}) failed", partial(task.model, width))
+        network = attempt(f"{label}: model({width}) failed", partial(task.model, width))
         if not isinstance(network, nn.Module):
             raise TaskError(f"{label}: model({width}) returned {type(network).__name__}: it must return an nn.Module.")
-        if network is _attempt(f"{label}: model({width}) failed the second time", partial(task.model, width)):
+        if network is attempt(f"{label}: model({width}) failed the second time", partial(task.model, width)):
             raise TaskError(f"{label}: model({width}) returned the same network twice: it must build a new one.")
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise TaskError(f"{label}: model({width}) has no parameter to train: all are frozen, or there are none.")
         attach(network, adapters=adapters_of(task))
         network.eval()
-        outputs = _attempt(f"{label}: the forward pass of model({width}) failed", partial(called, network, inputs))
+        outputs = attempt(f"{label}: the forward pass of model({width}) failed", partial(called, network, inputs))
     if not isinstance(outputs, Tensor) or not outputs.ndim or len(outputs) != rows:
         raise TaskError(f"{label}: model({width}) must return one tensor with a row for each sample.")
-    losses = _attempt(f"{label}: loss failed", partial(task.loss, outputs, targets))
+    losses = attempt(f"{label}: loss failed", partial(task.loss, outputs, targets))
     if not isinstance(losses, Tensor) or losses.shape != (rows,):
         shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise TaskError(
@@ -238,10 +238,10 @@ def _check_score(task: Task, data: Data[Any], label: str) -> None:
         for part, source in (("training", data.train), ("validation", data.validation)):
             what = f"{label}: the {part} data failed in"
             passed = partial(_passed, network, task, source, what)
-            outputs, targets = _attempt(what.removesuffix(" in"), passed)
+            outputs, targets = attempt(what.removesuffix(" in"), passed)
         _check_recording(network, task, data.train, label)
     _check_step(network, task, first_batch(data.train, 2), label)
-    score = _attempt(f"{label}: score failed", lambda: float(task.score(outputs, targets)))
+    score = attempt(f"{label}: score failed", lambda: float(task.score(outputs, targets)))
     if not math.isfinite(score):
         raise TaskError(f"{label}: score returned {score} for the validation data: it must return a finite number.")
 
@@ -259,7 +259,7 @@ def _check_recording(network: nn.Module, task: Task, source: Source, label: str)
 
     what = f"{label}: the training data failed in a dendrite phase"
     try:
-        _attempt(what, partial(_with_few, recorded))
+        attempt(what, partial(_with_few, recorded))
     except (InputError, TrainingError) as error:
         raise TaskError(f"{what}: {error}") from error
 
@@ -269,22 +269,22 @@ def _check_step(network: nn.Module, task: Task, few: Batch, label: str) -> None:
         task.loss(called(network, few[0]), few[1]).mean().backward()
 
     with torch.random.fork_rng(devices=[]):
-        _attempt(f"{label}: the backward pass failed", backward)
+        attempt(f"{label}: the backward pass failed", backward)
     for rule in (Fixed(), Plateau()):  # a study tries both, and schedules may ask how long they are
         config = TrialConfig(width=task.widths[0], schedule=CycleSchedule(neuron=rule))
         make = partial(optimiser_of, network, task, config)
-        optimiser, _ = _attempt(f"{label}: optimiser or scheduler failed for a schedule of the kind {rule.kind}", make)
+        optimiser, _ = attempt(f"{label}: optimiser or scheduler failed for a schedule of the kind {rule.kind}", make)
         if not callable(getattr(optimiser, "step", None)):
             kind = type(optimiser).__name__
             raise TaskError(f"{label}: optimiser returned {kind}: it must return one of torch's optimisers.")
         # One that needs more than gradients, such as torch's LBFGS, fails here.
-        _attempt(f"{label}: a step of the optimiser {type(optimiser).__name__} failed", optimiser.step)
+        attempt(f"{label}: a step of the optimiser {type(optimiser).__name__} failed", optimiser.step)
 
 
 def _check_training_mode(network: nn.Module, few: Any, label: str) -> None:
     before, kept = copy.deepcopy(few), network.state_dict()
     hidden = {name: value.clone() for name, value in network.named_buffers() if name not in kept}
-    _attempt(f"{label}: the forward pass in training mode failed", partial(called, network, few))
+    attempt(f"{label}: the forward pass in training mode failed", partial(called, network, few))
     if not all(map(_same, tree_flatten(few)[0], tree_flatten(before)[0])):
         raise TaskError(f"{label}: the forward pass changes its inputs in place: work on a copy of them.")
     changed = [
@@ -305,13 +305,19 @@ def _passed(network: nn.Module, task: Task, source: Source, what: str) -> tuple[
     """The outputs and targets of all samples, whose losses have been computed too."""
     outputs, targets = [], []
     for x, y in evaluation_batches(source):
-        outputs.append(_attempt(f"{what} the forward pass", partial(called, network, x)))
+        outputs.append(attempt(f"{what} the forward pass", partial(called, network, x)))
         targets.append(y)
-        _attempt(f"{what} the loss", partial(task.loss, outputs[-1], y))
+        attempt(f"{what} the loss", partial(task.loss, outputs[-1], y))
     return joined(outputs), joined(targets)
 
 
-def _attempt(what: str, call: Callable[[], T]) -> T:
+def attempt(what: str, call: Callable[[], T]) -> T:
+    """What a call of a user's own code returns.
+
+    Raises:
+        TaskError: It failed, or ended the program: the message begins with what was attempted.
+        PbpSearchError: The call raised one, whose own sentence says more.
+    """
     try:
         return call()
     except (PbpSearchError, KeyboardInterrupt):

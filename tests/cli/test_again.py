@@ -30,6 +30,8 @@ def test_a_fresh_start_is_made_once() -> None:
         "https://me:hunter2@host/mlflow",
         "https://hunter2@host/mlflow",
         "https://host/mlflow?access_token=hunter2",
+        "databricks://hunter2@host",
+        "databricks+x://hunter2@host/some/path",
     ],
 )
 def test_secrets_are_not_printed(url: str) -> None:
@@ -40,7 +42,16 @@ def test_secrets_are_not_printed(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite:////tmp/trials.db", "postgresql://me@host:5432/studies", "http://127.0.0.1:5000", "mlruns/x.db"]
+    "url",
+    [
+        "sqlite:////tmp/trials.db",
+        "postgresql://me@host:5432/studies",
+        "postgresql+psycopg://me@host/studies",
+        "mysql://me@host/studies",
+        "http://127.0.0.1:5000",
+        "https://host/mlflow/@me",
+        "mlruns/x.db",
+    ],
 )
 def test_urls_without_secrets_are_printed(url: str) -> None:
     given = ["pbp-search", "run", "own", "--storage", url]

@@ -318,7 +318,7 @@ def test_a_file_where_the_milestones_of_a_study_to_export_are(call: Call, study:
     folder = study.folder.milestones
     folder.rename(study.folder.path / "moved")
     folder.write_text("kept")
-    assert_bad_input(call(*EXPORT), f"There is no checkpoint of trial 1 in {folder}: ")
+    assert_bad_input(call(*EXPORT), f"The milestones of the study 'own' are not in {folder}: ")
 
 
 def test_a_storage_that_is_damaged_inside(call: Call, study: Study) -> None:

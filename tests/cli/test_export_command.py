@@ -67,6 +67,18 @@ def test_a_limit_of_parameters_is_one_in_a_study_of_another_size(call: Call, fol
     assert refused.code == 2
 
 
+def test_milestones_that_lie_elsewhere_are_named_as_run_names_them(call: Call, study: Study, folder: Path) -> None:
+    study.folder.artifacts.rename(folder / "elsewhere")
+    refused = call("export", "own", "--task", "own.py:Own", "--output", "out")
+    assert refused == Called(
+        2,
+        "",
+        f"Error: The milestones of the study 'own' are not in {study.folder.milestones}: name the home that the study "
+        "was made in with --home, or the folder that its machines share with --artifacts.\n",
+    )
+    assert call("run", "own.py:Own", "--trials", 3) == refused
+
+
 def test_a_built_in_task_needs_no_file(call: Call, folder: Path, place: Home) -> None:
     task = DigitsMLP()
     checkpoint = random_checkpoint(task, 1, width=2)

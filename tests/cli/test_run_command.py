@@ -91,6 +91,24 @@ def test_fresh_without_an_old_study(call: Call, place: Home) -> None:
     assert len(list_studies(place)) == 1
 
 
+@pytest.mark.parametrize("options", [[], ["--fresh"], ["--space", "space.toml"], ["--space", "space.toml", "--fresh"]])
+def test_the_default_space_is_made_once(
+    call: Call, monkeypatch: pytest.MonkeyPatch, folder: Path, place: Home, options: list[str]
+) -> None:
+    made: list[object] = []
+
+    def counted(network: object) -> str:
+        made.append(network)
+        return "perceptron"
+
+    (folder / "space.toml").write_text("dendrites = 1")
+    monkeypatch.setattr("pbp_search.search.space.family_of", counted)
+    monkeypatch.setattr("pbp_search.cli.session.run_and_show", lambda *_, **__: 0)
+    assert call("run", "own.py:Own", *options).code == 0
+    assert len(made) == 1
+    assert Study.load("own", place).definition.space.dendrites == (1 if "--space" in options else 3)
+
+
 def test_stores_elsewhere(call: Call, folder: Path, stores: Path, tmp_path: Path) -> None:
     storage, tracking = f"sqlite:///{tmp_path}/trials.db", f"sqlite:///{tmp_path}/runs.db"
     (tmp_path / "runs.db").write_bytes((stores / "mlflow.db").read_bytes())

@@ -184,11 +184,12 @@ def assert_nothing_lost(home: Home, study: Study) -> None:
     assert_figures_are_true(study)
 
     on_front = {point.payload.trial for point in study.front()}
-    continued = {rung.parent for rung in rungs}
+    ended = {rung.parent for rung in rungs}
+    ended |= {rung.trial for rung in rungs if rung.milestone.dendrites == study.definition.space.dendrites}
     kept = {
         rung.checkpoint
         for rung in rungs
-        if rung.trial in on_front or (rung.trial not in continued and rung.milestone.accepted)
+        if rung.trial in on_front or (rung.trial not in ended and rung.milestone.accepted)
     }
     assert {file.name for file in study.folder.milestones.iterdir()} == kept
     assert list(study.folder.incoming.iterdir()) == []

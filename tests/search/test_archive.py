@@ -1,6 +1,8 @@
 """Keeping a study under a dated name, so that a new one can take its name."""
 
 import shutil
+import signal
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ from pbp_search.home import Home
 from pbp_search.search import Study, list_studies
 from pbp_search.search.claims import Claims
 from pbp_search.search.storage import open_storage
+from pbp_search.search.worker import Setup, Worker
 from pbp_search.tracking import Tracker
 from tests.quick_studies import Dots, fill, milestone, quick_study, recorded, story
+from tests.search import crashing
+from tests.search.faulty import assert_nothing_lost
 
 
 @pytest.fixture
@@ -151,3 +156,61 @@ def test_after_archiving_the_new_study_changes_between_tracking_stores(home: Hom
     assert recorded(home, "dots", other) == {0, 1, 2}
     assert recorded(home, dated) == {0, 1}
     assert recorded(home, dated, other) == set()
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_left_is_put_in_order(home: Home, processes: ForkServerContext) -> None:
+    # Right before the end of the second trial's run in MLflow is written.
+    process = processes.Process(target=crashing.run_and_die_before, args=(home.folder, 7, "ended", 2))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    study = quick_study(home)
+    open_storage(home).create_new_trial(study._optuna._study_id)  # and right after a trial was made
+    client = mlflow.MlflowClient(home.tracking_uri)
+    experiment = client.get_experiment_by_name("dots")
+    assert experiment is not None
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])].count("RUNNING") == 2
+    assert recorded(home, "dots") == {0}
+
+    old = Study.load(study.archive(), home)
+    assert [trial.state.name for trial in old._trials()] == ["COMPLETE", "COMPLETE", "WAITING"]
+    assert not any("restarts" in trial.user_attrs for trial in old._trials())
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.data.tags.get("pbp_search.trial"): run.info.status for run in runs} == {
+        None: "KILLED",
+        "0": "FINISHED",
+        "1": "FINISHED",
+    }
+    assert len(runs) == 3
+    (run,) = (run for run in runs if "pbp_search.trial" not in run.data.tags)
+    assert run.data.metrics["trials"] == 2
+    old.run(Dots(), 4)
+    assert_nothing_lost(home, old)
+
+
+def test_a_study_that_has_ended_stays_what_it_was(
+    archived: tuple[Study, str, list[dict[str, Any]]], home: Home
+) -> None:
+    client = mlflow.MlflowClient(home.tracking_uri)
+    experiment = client.get_experiment_by_name(archived[1])
+    assert experiment is not None
+    assert {run.info.status for run in client.search_runs([experiment.experiment_id])} == {"FINISHED"}
+
+
+def test_nobody_takes_part_in_another_study_of_the_name(home: Home) -> None:
+    study, same = quick_study(home), quick_study(home)
+    setup = Setup(study.folder, "dots", None, None, Dots(), study.definition.space, 8, "cpu", "parameters", None)
+    study.archive()
+    gone = r"The study 'dots' has been kept under a dated name meanwhile \(--fresh\): the same command"
+    for _ in range(2):  # the second time there is a new one
+        with pytest.raises(StudyError, match=gone):
+            Worker(setup)
+        with pytest.raises(StudyError, match=gone):
+            study.run(Dots(), 1)
+        with pytest.raises(StudyError, match=gone):
+            same.archive()
+        new = quick_study(home)
+    assert new.finished() == []
+    assert len(list_studies(home)) == 2
+    new.run(Dots(), 1)

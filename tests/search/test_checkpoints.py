@@ -1,11 +1,12 @@
 """What is stored, found again, and removed."""
 
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.artifacts import get_all_artifact_meta
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.errors import CheckpointError
 from pbp_search.home import Home
@@ -13,7 +14,16 @@ from pbp_search.search import Rung, Study
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.rungs import front_of
 from pbp_search.search.storage import open_storage
-from tests.quick_studies import Dots, milestone, quick_study, random_checkpoint, weight_bits
+from tests.quick_studies import (
+    Dots,
+    finished_trial,
+    milestone,
+    other_trial,
+    quick_space,
+    quick_study,
+    random_checkpoint,
+    weight_bits,
+)
 
 
 @pytest.fixture
@@ -93,22 +103,55 @@ def test_what_is_missing_is_said(study: Study) -> None:
     )
 
 
+A = rung(0, "a", 0.6)
+B = rung(1, "b")
+FULL = rung(1, "full", 0.5, parent=7)
+RUNNING, WAITING, FAILED = (
+    other_trial(2, state, parent=1) for state in (TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL)
+)
+
+
 @pytest.mark.parametrize(
-    ("rungs", "kept"),
+    ("rungs", "others", "kept"),
     [
-        ([rung(0, "a")], {"a"}),
-        ([rung(0, "a"), rung(1, "b", 0.4)], {"a", "b"}),  # not on the front, but it may be continued
-        ([rung(0, "a"), rung(1, "b", 0.6, parent=0)], {"a", "b"}),  # continued, but on the front
-        ([rung(0, "a", 0.4), rung(1, "b", 0.6, parent=0), rung(2, "c", 0.5)], {"b", "c"}),
-        ([rung(0, "a"), rung(1, "b", 0.5, parent=0, accepted=False)], {"a"}),  # the same network twice
+        ([rung(0, "a")], [], {"a"}),
+        ([rung(0, "a"), rung(1, "b", 0.4)], [], {"a", "b"}),  # not on the front, but it may be continued
+        ([rung(0, "a"), rung(1, "b", 0.6, parent=0)], [], {"a", "b"}),  # continued, but on the front
+        ([rung(0, "a", 0.4), rung(1, "b", 0.6, parent=0), rung(2, "c", 0.5)], [], {"b", "c"}),
+        ([rung(0, "a"), rung(1, "b", 0.5, parent=0, accepted=False)], [], {"a"}),  # the same network twice
+        ([A, B], [RUNNING], {"a", "b"}),  # its continuation needs it, and may need it again
+        ([A, B], [WAITING], {"a", "b"}),
+        ([A, B], [FAILED], {"a"}),
+        ([A, FULL], [], {"a"}),  # it has one dendrite, and may have no more
+        ([FULL], [], {"full"}),
     ],
 )
-def test_what_is_never_needed_again_is_removed(study: Study, rungs: list[Rung], kept: set[str]) -> None:
+def test_what_is_never_needed_again_is_removed(
+    study: Study, rungs: list[Rung], others: list[FrozenTrial], kept: set[str]
+) -> None:
     for one in rungs:
         Path(study.folder.milestones / one.checkpoint).touch()
     Path(study.folder.milestones / "of a rung that is running").touch()
-    Checkpoints(study.folder).tidy(rungs, front_of(rungs, "maximize"))
+    trials = [finished_trial(one.trial, one.milestone, one.parent) for one in rungs] + others
+    Checkpoints(study.folder).tidy(trials, rungs, front_of(rungs, "maximize"), lambda one: one.milestone.dendrites == 0)
     assert files(study) == {*kept, "of a rung that is running"}
+
+
+# Of width w a network has 5 w + 2 parameters, and with a dendrite more than 22 from width 2 on.
+@pytest.mark.parametrize(
+    ("space", "limit"), [({"dendrites": 0}, None), ({"width": (2, 4), "dendrites": 1}, 22)], ids=["dendrites", "limit"]
+)
+def test_what_may_not_grow_is_kept_on_the_front_only(home: Home, space: dict[str, Any], limit: int | None) -> None:
+    study = quick_study(home, space=quick_space(**space), max_parameters=limit)
+    study.run(Dots(), 8)
+    front = {point.payload.checkpoint for point in study.front()}
+    assert all(rung.milestone.dendrites == 0 for rung in study.rungs())
+    assert len(front) < len(study.rungs())
+    assert files(study) == front
+    for rung in study.rungs():
+        (study.folder.milestones / rung.checkpoint).touch()
+    study.run(Dots(), 8)
+    assert files(study) == front, "what a worker did not remove"
 
 
 def test_a_checkpoint_is_read_by_no_other_format(study: Study) -> None:

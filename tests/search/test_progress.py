@@ -22,7 +22,11 @@ def rungs_of(*pairs: tuple[float, int]) -> list[Rung]:
 
 
 def share(rungs: list[Rung], seen: list[Rung], direction: Direction = "maximize") -> float:
-    return Box.around(seen, direction, "parameters").share(front_of(rungs, direction))
+    return box_of(seen, direction).share(front_of(rungs, direction))
+
+
+def box_of(rungs: list[Rung], direction: Direction = "maximize") -> Box:
+    return Box.around([front_of(rungs, direction)], rungs, direction, "parameters")
 
 
 def test_a_study_without_trials() -> None:
@@ -60,7 +64,7 @@ def test_a_study_says_how_far_it_is(finished: Study, home: Home) -> None:
 def test_the_hypervolume_by_hand() -> None:
     # The box is 1.1 wide and 2.2 high: log10 of the sizes is 1 to 3, and the scores are 0 to 1.
     rungs = rungs_of((0.0, 10), (1.0, 1000), (0.5, 100))
-    assert Box.around(rungs, "maximize", "parameters").reference == pytest.approx((-0.1, 3.2))
+    assert box_of(rungs).reference == pytest.approx((-0.1, 3.2))
     staircase = 2.2 * 0.1 + 1.2 * 0.5 + 0.2 * 0.5
     assert share(rungs, rungs) == pytest.approx(staircase / (1.1 * 2.2))
     mirrored = rungs_of((1.0, 10), (0.0, 1000), (0.5, 100))
@@ -83,6 +87,15 @@ def test_the_best_and_smallest_network_dominates_the_whole_box() -> None:
     assert share(rungs, rungs) == pytest.approx(1)
     assert share(rungs[:1], rungs[:1]) == pytest.approx(1)
     assert share(rungs, rungs_of((0.5, 10), (0.9, 10**5))) < 1, "it shrinks when the box grows"
+
+
+def test_what_is_not_on_the_front_counts_by_its_median() -> None:
+    rungs = rungs_of((0.5, 10), (0.3, 1000), (-1e12, 10**6))
+    assert box_of(rungs).reference == pytest.approx((0.28, 3.2))
+    assert box_of(rungs_of((0.5, 10), (0.9, 1000), (0.8, 2000))).reference == pytest.approx((0.46, 3.2))
+    diverged = [*rungs, *rungs_of((-1e12, 1))]  # no network is smaller
+    assert box_of(diverged).reference[0] == pytest.approx(-1.1e12)
+    assert box_of([*diverged, *rungs_of((0.2, 1))]).reference == pytest.approx((0.17, 1.1))
 
 
 def test_networks_at_the_corners_count() -> None:

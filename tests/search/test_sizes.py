@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pbp_search.dendrites import DendriteSpec
-from pbp_search.errors import InputError
+from pbp_search.errors import InputError, TaskError
 from pbp_search.search.sizes import NetworkSizes, capped
 from pbp_search.training import Data, Size, run_chain
 from tests.quick_studies import Dots, quick_config, quick_space
@@ -111,3 +111,17 @@ def test_a_space_is_capped_at_the_largest_width_within_the_limit() -> None:
         assert capped(space, limit, sizes) == quick_space(width=width)
     with pytest.raises(InputError, match=r"of width 2, has 12 parameters, more than the limit of 11: raise the limit"):
         capped(quick_space(width=(2, 4)), 11, sizes)
+
+
+@pytest.mark.parametrize("error", [LookupError("no network"), SystemExit("no network")])
+def test_a_network_that_fails_is_a_sentence(error: BaseException) -> None:
+    class FailsInBetween(Dots):
+        def model(self, width: int) -> nn.Module:
+            if width == 3:
+                raise error
+            return super().model(width)
+
+    sizes = NetworkSizes(FailsInBetween())
+    with pytest.raises(TaskError, match=r"^The task FailsInBetween: its network of width 3 failed: .*: no network$"):
+        capped(quick_space(width=(1, 4)), 16, sizes)
+    assert sizes.parameters(quick_config(width=2), 0) == 12

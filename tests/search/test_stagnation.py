@@ -47,6 +47,35 @@ def test_less_than_a_thousandth_is_no_progress() -> None:
     assert not stagnates(trials_of(GOOD, BETTER, SMALLER, (0.91, 1000)), 1)
 
 
+@pytest.mark.parametrize("size", [10, 50, 500], ids=["as small as the smallest", "in between", "large"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["minimize", "maximize"])
+def test_a_score_that_diverged_hides_no_progress(sign: int, size: int) -> None:
+    direction: Direction = "minimize" if sign > 0 else "maximize"
+
+    def pairs(*some: tuple[float, int]) -> list[FrozenTrial]:
+        return trials_of(*((sign * score, parameters) for score, parameters in some))
+
+    before = [(1.0, 10), (0.5, 100), (1e12, size), (0.7, 90)]
+    assert not stagnates(pairs(*before, (0.4, 100)), 1, direction)
+    assert not stagnates(pairs(*before, (0.5, 80)), 1, direction)
+    assert not stagnates(pairs(*before, (0.9, 10)), 1, direction)
+    assert stagnates(pairs(*before, (0.6, 100)), 1, direction)
+    assert stagnates(pairs(*before, (1e12, 600)), 1, direction)
+    assert stagnates(pairs(*before, (0.4999, 100)), 1, direction)
+
+
+def test_a_front_of_one_network_has_a_range() -> None:
+    assert stagnates(trials_of(GOOD, WORSE, WORSE, (0.50001, 100)), 1)
+    assert not stagnates(trials_of(GOOD, WORSE, WORSE, (0.51, 100)), 1)
+    assert not stagnates(trials_of(GOOD, WORSE, WORSE, (0.5, 90)), 1)
+
+
+def test_a_front_whose_ends_both_move_gets_better() -> None:
+    assert not stagnates(trials_of(GOOD, BETTER, (0.95, 9)), 1), "one network instead of two"
+    assert not stagnates(trials_of(GOOD, BETTER, (0.91, 10**5)), 1)
+    assert not stagnates(trials_of(GOOD, BETTER, (0.01, 10)), 1)
+
+
 def test_a_study_is_given_its_window() -> None:
     assert not stagnates([], 1)
     assert not stagnates(trials_of(GOOD), 1)

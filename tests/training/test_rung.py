@@ -326,6 +326,33 @@ def test_what_a_callback_raises_ends_the_rung() -> None:
         run_rung(Bowl(), config(), on_epoch=on_epoch)
 
 
+@pytest.mark.parametrize("phase", ["neuron", "dendrite"])
+def test_what_a_check_raises_ends_the_rung_in_either_phase(
+    chains: Chains, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    previous = None if phase == "neuron" else chains["bowl"][0]
+    told: list[EpochRecord] = []
+    whole = run_rung(Bowl(), config(), previous, on_epoch=told.append)
+    left = epochs = 0
+
+    def check() -> None:
+        nonlocal left, epochs
+        left, epochs = left - 1, epochs + 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    # One check an epoch of each module, and nothing else changes.
+    assert figures(run_rung(Bowl(), config(), previous, check=check)) == figures(whole)
+    trained = sum(epoch.phase == "neuron" for epoch in told)
+    assert epochs > trained if phase == "dendrite" else epochs == trained
+
+    left = 3
+    told.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run_rung(Bowl(), config(), previous, on_epoch=told.append, check=check)
+    assert len(told) == (3 if phase == "neuron" else 0), "no epoch of the dendrites' has been told"
+
+
 def test_plateau_thresholds_are_those_of_the_generation() -> None:
     # Whole improvements are impossible from generation 1 on: its neuron phase ends after the patience.
     schedule = CycleSchedule(
