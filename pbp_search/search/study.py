@@ -345,7 +345,7 @@ class Study:
         claims = Claims(self.folder, self._optuna, storage)
         with claims.deciding():
             trials = trials_of(self._optuna)
-            abandoned = {trial.number for trial in claims.abandoned(trials)}
+            abandoned = {trial.number for trial in claims.abandoned(trials, at_once=True)}
             for trial in trials:
                 if trial.state == TrialState.RUNNING and trial.number not in abandoned:
                     raise StudyError(f"The study {self.name!r} is running (trial {trial.number}).")

@@ -104,7 +104,6 @@ class Worker:
         self._data = setup.task.data()
         self._sizes = NetworkSizes(setup.task, self._data)
         self._history: list[EpochRecord] = []
-        self._claimed: Claim | None = None
         self._rung_distribution = IntDistribution(0, setup.space.dendrites)
 
     def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
@@ -120,26 +119,29 @@ class Worker:
             What came of it, or None if there is nothing more to do.
         """
         while not self._is_over(deadline):
-            claimed = self._claim(trials)
+            try:
+                claimed = self._claim(trials)
+                outcome = claimed if isinstance(claimed, Outcome | None) else self._run(claimed, deadline)
+            finally:
+                self._claims.end()  # whatever has interrupted us, and wherever: this process may live on
+            if outcome is not None:
+                self._record(outcome.trial)
+                self._tidy()  # not earlier: whoever records a trial of a dead worker has its epochs from its checkpoint
+                return outcome
             if claimed is None:
                 if self._is_done(trials):
                     return None
                 # The last ones are being trained by others. If one of those dies, its trial is ours.
                 time.sleep(_WAIT_SECONDS)
-                continue
-            outcome = claimed if isinstance(claimed, Outcome) else self._run(claimed, deadline)
-            if outcome is not None:
-                self._record(outcome.trial)
-                self._tidy()  # not earlier: whoever records a trial of a dead worker has its epochs from its checkpoint
-                return outcome
         return None
 
     def leave(self) -> NoReturn:
         """End the process, from any thread of it, and let its trial wait: this does not count as a restart."""
         try:
             with self._claims.deciding():
-                if self._claimed is not None and self._claims.holds(self._claimed):
-                    self._storage.set_trial_state_values(self._claimed.trial._trial_id, TrialState.WAITING)
+                claim = self._claims.held
+                if claim is not None and self._claims.holds(claim):
+                    self._storage.set_trial_state_values(claim.trial._trial_id, TrialState.WAITING)
                 os._exit(1)  # under the lock: the thread that trains cannot tell of the trial in between
         finally:  # the trial has just finished, or the storage is away
             os._exit(1)
@@ -181,8 +183,7 @@ class Worker:
                 failure = self._draw(trial)
                 if failure is not None:
                     return self._fail(trial, failure)
-            self._claimed = self._claims.take(self._latest(trial))
-            return self._claimed
+            return self._claims.take(self._latest(trial))
 
     def _latest(self, trial: FrozenTrial) -> FrozenTrial:
         return self._storage.get_trial(trial._trial_id)
@@ -280,10 +281,7 @@ class Worker:
             raise
         except BaseException as error:  # a user's network, loss or score may raise anything, or exit: the study goes on
             return self._failed(claim, error)
-        else:
-            return self._succeeded(claim, checkpoint)
-        finally:
-            claim.end()
+        return self._succeeded(claim, checkpoint)
 
     def _train(self, trial: FrozenTrial, on_epoch: OnEpoch) -> Checkpoint:
         """Train a trial's rung from the milestone before it."""
