@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from time import monotonic
@@ -29,6 +29,20 @@ logger = logging.getLogger(__name__)
 
 CLAIM = "claim"
 """The user attribute of a trial that tells whose it is: the ``place`` of its locks, and a ``token``."""
+
+MOST_RESTARTS = 3
+"""How often a trial is done again after a death of its worker, before it fails.
+
+One that always kills its worker takes the trials beside it along. Those of its pool die with it twice, and then it is
+tried without them: they have restarts left, however often it kills.
+"""
+
+_RESTARTS = "restarts"
+
+
+def restarts_of(trial: FrozenTrial) -> int:
+    """How often a trial has been done again because its worker had died."""
+    return int(trial.user_attrs.get(_RESTARTS, 0))
 
 
 class Claim:
@@ -162,6 +176,26 @@ class Claims:
             return self._is_free(trial) and (trial not in elsewhere or trial._trial_id in silent)
 
         return [trial for trial in running if is_abandoned(trial)]
+
+    def next_abandoned(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """The abandoned trial that is to be done again now, if any, while deciding. Its restart is counted.
+
+        A worker that is killed takes the others of its pool along, so a first death is most likely another's fault:
+        those trials are done again at once. Of those that have died more often one may be what kills. They are done
+        again one at a time and beside new trials only, so that it is not given up together with innocent ones.
+        """
+        abandoned = self.abandoned(trials)
+        nobodys = {trial.number for trial in abandoned}
+        running = (trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in nobodys)
+        most = max(map(restarts_of, running), default=0)
+        for trial in abandoned:
+            if CLAIM not in trial.user_attrs:
+                return trial
+            restarts = restarts_of(trial)
+            if most == 0 or (most == 1 and restarts == 0):
+                self._storage.set_trial_user_attr(trial._trial_id, _RESTARTS, restarts + 1)
+                return trial
+        return None
 
     def _silent(self, at_once: bool) -> list[int]:
         stale = self._storage._get_stale_trial_ids(self._study._study_id)

@@ -23,7 +23,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from pbp_search.errors import SettingsError, TrainingError, said
 from pbp_search.home import StudyFolder
 from pbp_search.search.checkpoints import Checkpoints
-from pbp_search.search.claims import CLAIM, Claim, Claims
+from pbp_search.search.claims import MOST_RESTARTS, Claim, Claims, restarts_of
 from pbp_search.search.promotion import next_promotion
 from pbp_search.search.rungs import (
     CHECKPOINT,
@@ -52,8 +52,6 @@ from pbp_search.training.rung import OnEpoch
 
 logger = logging.getLogger(__name__)
 
-_RESTARTS = "restarts"
-_MOST_RESTARTS = 3
 _WAIT_SECONDS = 0.5
 
 
@@ -168,7 +166,7 @@ class Worker:
         self._history.clear()
         with self._claims.deciding():
             trials = trials_of(self._study)
-            trial = self._abandoned(trials)
+            trial = self._claims.next_abandoned(trials)
             if trial is None:
                 if sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials) >= target:
                     return None
@@ -187,24 +185,6 @@ class Worker:
 
     def _latest(self, trial: FrozenTrial) -> FrozenTrial:
         return self._storage.get_trial(trial._trial_id)
-
-    def _abandoned(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        abandoned = self._claims.abandoned(trials)
-        nobodys = {trial.number for trial in abandoned}
-        suspected = any(
-            trial.state == TrialState.RUNNING and trial.number not in nobodys and trial.user_attrs.get(_RESTARTS, 0)
-            for trial in trials
-        )
-        for trial in abandoned:
-            if CLAIM not in trial.user_attrs:
-                return trial
-            # A worker that is killed takes the others of its pool along. One suspect at a time is trained again, so
-            # that a trial that always kills its worker is not given up together with those that were trained beside it.
-            if not suspected:
-                restarts = trial.user_attrs.get(_RESTARTS, 0) + 1
-                self._storage.set_trial_user_attr(trial._trial_id, _RESTARTS, restarts)
-                return trial
-        return None
 
     def _waiting(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         for trial in trials:
@@ -285,8 +265,8 @@ class Worker:
 
     def _train(self, trial: FrozenTrial, on_epoch: OnEpoch) -> Checkpoint:
         """Train a trial's rung from the milestone before it."""
-        if trial.user_attrs.get(_RESTARTS, 0) > _MOST_RESTARTS:
-            raise TrainingError(f"The worker of this trial died {_MOST_RESTARTS + 1} times.")
+        if restarts_of(trial) > MOST_RESTARTS:
+            raise TrainingError(f"The worker of this trial died {MOST_RESTARTS + 1} times.")
         seed = configuration_seed(self._setup.seed, trial.user_attrs[CONFIGURATION])
         config = self._setup.space.suggest(FixedTrial(trial.params), seed)
         parent, dendrites = trial.user_attrs.get(PARENT), trial.params.get(DENDRITES, 0)
