@@ -1,7 +1,8 @@
 """A worker: take a rung, train it, tell Optuna and MLflow, one after the other.
 
 What to train next is decided while no other worker decides. First what a dead worker left unfinished, then what was
-stopped in good order, then a milestone that has earned its next generation, then a new configuration.
+stopped in good order, then a milestone that has earned its next generation, then a new configuration. Its parameters
+are drawn after that, by the worker that trains it.
 """
 
 import logging
@@ -45,7 +46,7 @@ from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.stagnation import stagnated
-from pbp_search.search.storage import is_away, open_storage, patient, tracking_lock
+from pbp_search.search.storage import open_storage, patient, tracking_lock
 from pbp_search.tracking import Tracker, TrialRecord
 from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Task, TrialConfig, run_rung
 from pbp_search.training.rung import OnEpoch
@@ -118,15 +119,15 @@ class Worker:
         """
         while not self._is_over(deadline):
             try:
-                claimed = self._claim(trials)
-                outcome = claimed if isinstance(claimed, Outcome | None) else self._run(claimed, deadline)
+                claim = self._claim(trials)
+                outcome = None if claim is None else self._run(claim, deadline)
             finally:
                 self._claims.end()  # whatever has interrupted us, and wherever: this process may live on
             if outcome is not None:
                 self._record(outcome.trial)
                 self._tidy()  # not earlier: whoever records a trial of a dead worker has its epochs from its checkpoint
                 return outcome
-            if claimed is None:
+            if claim is None:
                 if self._is_done(trials):
                     return None
                 # The last ones are being trained by others. If one of those dies, its trial is ours.
@@ -162,7 +163,7 @@ class Worker:
         return stagnated(trials, self._rungs.of(trials), window, self._setup.task.direction, self._setup.size)
 
     @patient
-    def _claim(self, target: int) -> Claim | Outcome | None:
+    def _claim(self, target: int) -> Claim | None:
         self._history.clear()
         with self._claims.deciding():
             trials = trials_of(self._study)
@@ -177,10 +178,6 @@ class Worker:
                 if self._stagnates(trials):
                     return None
                 trial = self._promoted(trials) or self._new()
-            if CONFIGURATION not in trial.user_attrs:
-                failure = self._draw(trial)
-                if failure is not None:
-                    return self._fail(trial, failure)
             return self._claims.take(self._latest(trial))
 
     def _latest(self, trial: FrozenTrial) -> FrozenTrial:
@@ -228,21 +225,6 @@ class Worker:
         # By the study's own storage, which otherwise would not know the trial when its parameters are drawn.
         return self._storage.get_trial(self._study._storage.create_new_trial(self._study._study_id, trial))
 
-    def _draw(self, trial: FrozenTrial) -> Exception | None:
-        """Draw the parameters that a trial does not have yet: the same ones if that is interrupted and done again."""
-        try:
-            if DENDRITES not in trial.params:  # of a trial that a user has enqueued
-                dendrites = trial.system_attrs.get("fixed_params", {}).get(DENDRITES, 0)
-                self._storage.set_trial_param(trial._trial_id, DENDRITES, dendrites, self._rung_distribution)
-            drawing = optuna.Trial(self._study, trial._trial_id)
-            self._setup.space.suggest(drawing, seed=0)
-        except Exception as error:  # a sampler may be anybody's, and so may the values of a trial that was enqueued
-            if is_away(error):
-                raise
-            return error
-        self._storage.set_trial_user_attr(trial._trial_id, CONFIGURATION, trial.number)
-        return None
-
     def _run(self, claim: Claim, deadline: float | None) -> Outcome | None:
         """Train a rung. None if time was up, or if somebody else has its trial by now."""
 
@@ -263,10 +245,11 @@ class Worker:
             return self._failed(claim, error)
         return self._succeeded(claim, checkpoint)
 
-    def _train(self, trial: FrozenTrial, on_epoch: OnEpoch) -> Checkpoint:
+    def _train(self, claimed: FrozenTrial, on_epoch: OnEpoch) -> Checkpoint:
         """Train a trial's rung from the milestone before it."""
-        if restarts_of(trial) > MOST_RESTARTS:
+        if restarts_of(claimed) > MOST_RESTARTS:
             raise TrainingError(f"The worker of this trial died {MOST_RESTARTS + 1} times.")
+        trial = self._drawn(claimed)
         seed = configuration_seed(self._setup.seed, trial.user_attrs[CONFIGURATION])
         config = self._setup.space.suggest(FixedTrial(trial.params), seed)
         parent, dendrites = trial.user_attrs.get(PARENT), trial.params.get(DENDRITES, 0)
@@ -279,6 +262,22 @@ class Worker:
             )
         previous = None if parent is None else self._checkpoints.load(self._rung(parent))
         return run_rung(self._setup.task, config, previous, self._data, on_epoch, self._setup.device)
+
+    @patient
+    def _drawn(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial with all its parameters. Those that it does not have yet are drawn, and the same if it is done again.
+
+        Nobody waits for that: it is not done while deciding, but by whoever holds the trial. Workers that draw at the
+        same time see each other's trials as far as they were drawn when they began.
+        """
+        if CONFIGURATION in trial.user_attrs:
+            return trial
+        if DENDRITES not in trial.params:  # of a trial that a user has enqueued
+            dendrites = trial.system_attrs.get("fixed_params", {}).get(DENDRITES, 0)
+            self._storage.set_trial_param(trial._trial_id, DENDRITES, dendrites, self._rung_distribution)
+        self._setup.space.suggest(optuna.Trial(self._study, trial._trial_id), seed=0)
+        self._storage.set_trial_user_attr(trial._trial_id, CONFIGURATION, trial.number)
+        return self._latest(trial)
 
     @patient
     def _rung(self, number: int) -> Rung:

@@ -3,8 +3,12 @@
 import signal
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
+from typing import Any
 
 import pytest
+from filelock import FileLock
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
 
 from pbp_search.home import Home
 from pbp_search.search import Study
@@ -86,7 +90,7 @@ def claim(home: Home) -> Claiming:
 
     def claim() -> Claim:
         claimed = Worker(setup)._claim(9)
-        assert isinstance(claimed, Claim)
+        assert claimed is not None
         return claimed
 
     return claim
@@ -144,6 +148,29 @@ def test_no_restart_runs_beside_the_later_ones(home: Home, claim: Claiming) -> N
     last = claim()
     assert restarts(last) == [(2, 1)]
     last.end()
+
+
+def test_parameters_are_drawn_while_others_decide(home: Home) -> None:
+    study = quick_study(home)
+    seen: list[list[set[str]]] = []
+    lock = FileLock(f"{home.folder / 'optuna.db'}.{study.folder.identity}.lock")
+
+    class Watching(RandomSampler):
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            with lock.acquire(timeout=0):
+                seen.append([set(other.params) for other in study.get_trials(states=(TrialState.RUNNING,))])
+            return super().sample_independent(study, trial, name, distribution)
+
+    workers = [Worker(setup_of(study, Watching)) for _ in range(3)]
+    claims = [worker._claim(9) for worker in workers]
+    known: list[set[str]] = [set(), set(), set()]
+    for number, (worker, claimed) in enumerate(zip(workers, claims, strict=True)):
+        assert claimed is not None
+        seen.clear()
+        known[number] = set(worker._drawn(claimed.trial).params) - {"dendrites"}
+        assert seen[-1] == [drawn for other, drawn in enumerate(known) if other != number]
+    for worker in workers:
+        worker._claims.end()
 
 
 def test_two_processes_start_one_study_at_once(empty_home: Home, processes: ForkServerContext) -> None:
