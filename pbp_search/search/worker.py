@@ -18,10 +18,10 @@ from typing import Any, NoReturn
 import optuna
 from mlflow.exceptions import MlflowException
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from pbp_search.errors import SettingsError, TrainingError, said
+from pbp_search.errors import CheckpointError, SettingsError, StorageError, TrainingError, said
 from pbp_search.home import StudyFolder
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import MOST_RESTARTS, Claim, Claims, restarts_of
@@ -238,15 +238,22 @@ class Worker:
         except _TimeIsUpError:
             self._put_back(claim)
             return None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StorageError):
             self._put_back(claim)
+            raise
+        except StorageInternalError:  # nor can it be told that the trial waits: the run does that in the end, if it can
             raise
         except BaseException as error:  # a user's network, loss or score may raise anything, or exit: the study goes on
             return self._failed(claim, error)
         return self._succeeded(claim, checkpoint)
 
     def _train(self, claimed: FrozenTrial, on_epoch: OnEpoch) -> Checkpoint:
-        """Train a trial's rung from the milestone before it."""
+        """Train a trial's rung from the milestone before it.
+
+        Raises:
+            StorageError: The milestones cannot be read here: no fault of the trial's.
+            StorageInternalError: Nor is this: the storage failed.
+        """
         if restarts_of(claimed) > MOST_RESTARTS:
             raise TrainingError(f"The worker of this trial died {MOST_RESTARTS + 1} times.")
         trial = self._drawn(claimed)
@@ -260,7 +267,7 @@ class Worker:
                 f"The network of width {config.width} has {self._sizes.parameters(config, dendrites):,} parameters, "
                 f"more than the limit of {self._setup.max_parameters:,}."
             )
-        previous = None if parent is None else self._checkpoints.load(self._rung(parent))
+        previous = None if parent is None else self._milestone(parent)
         return run_rung(self._setup.task, config, previous, self._data, on_epoch, self._setup.device)
 
     @patient
@@ -278,6 +285,18 @@ class Worker:
         self._setup.space.suggest(optuna.Trial(self._study, trial._trial_id), seed=0)
         self._storage.set_trial_user_attr(trial._trial_id, CONFIGURATION, trial.number)
         return self._latest(trial)
+
+    def _milestone(self, number: int) -> Checkpoint:
+        try:
+            return self._checkpoints.load(self._rung(number))
+        except (CheckpointError, OSError) as error:
+            folder = self._setup.folder.milestones
+            if not isinstance(error.__cause__ or error, OSError) and folder.is_dir():
+                raise  # this one is missing or damaged, for everybody: its chain ends here
+            raise StorageError(
+                f"The milestones in {folder} cannot be read on this machine any more: is the folder mounted, and may "
+                "it be read? The same command goes on."
+            ) from error
 
     @patient
     def _rung(self, number: int) -> Rung:
