@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import optuna
+import torch
 from mlflow.exceptions import MlflowException
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
@@ -52,6 +53,7 @@ from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Task, 
 from pbp_search.training.rung import OnEpoch
 
 logger = logging.getLogger(__name__)
+_package_logger = logging.getLogger("pbp_search")
 
 _WAIT_SECONDS = 0.5
 
@@ -75,6 +77,14 @@ class Setup:
     threads: int = field(default=1, compare=False)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
     flag: Path | None = field(default=None, compare=False)  # if there is one: the run ends when this file goes
+    log_level: int = field(default_factory=_package_logger.getEffectiveLevel, compare=False)
+
+    def settle(self) -> None:
+        """Prepare a worker process: as many threads as it shall have, and as much of our log as the run prints."""
+        torch.set_num_threads(self.threads)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        _package_logger.setLevel(self.log_level)
 
 
 class _TimeIsUpError(Exception):
