@@ -120,7 +120,10 @@ def open_storage(home: Home, url: str | None = None, create: bool = True) -> opt
 
 
 def _storage(url: str, in_file: bool) -> optuna.storages.RDBStorage:
-    arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if in_file else {"pool_pre_ping": True}
+    # In a server a worker needs two connections at a time: for a lock, and for what is done under it. A third one, when
+    # a heartbeat is sent just then, is closed again: a server has few, 100 by default.
+    in_server = {"pool_pre_ping": True, "pool_size": 2, "pool_use_lifo": True}
+    arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if in_file else in_server
     with warnings.catch_warnings():  # heartbeats are experimental in Optuna
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = optuna.storages.RDBStorage(

@@ -127,7 +127,7 @@ def test_a_server_that_refuses_is_not_waited_for(postgresql: Server) -> None:
     url = Database.parse("storage", postgresql.url("postgres")).secret_url
     assert not is_away(failure(url.replace(postgresql.password, "wrong")))
     assert not is_away(failure(url.replace(f":{postgresql.password}", "")))
-    assert not is_away(failure(url.replace("/postgres", "/nothing")))
+    assert not is_away(failure(Database.parse("storage", postgresql.url("nothing")).secret_url))
     assert not is_away(failure(url, "SELECT * FROM nothing"))
     with contextlib.closing(socket.socket()) as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
