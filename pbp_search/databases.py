@@ -21,6 +21,16 @@ from pbp_search.errors import StorageError
 
 _HIDDEN = "***"
 
+# How we find out that a server has vanished or cannot be reached, in a minute and not in hours. The names are libpq's.
+_CONNECTION_SETTINGS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "20",
+    "keepalives_interval": "10",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "60000",
+}
+_LIBPQ = ("psycopg", "psycopg2")
+
 # Where a user is a person's name. Elsewhere one without a password may be a token.
 _WITH_USERS = ("postgresql", "mysql", "mssql")
 _SECRET_OPTION = r"[^=&]*(?:pass|token|secret)[^=&]*"
@@ -95,15 +105,18 @@ class Database:
 
     @property
     def secret_url(self) -> str:
-        """The URL with its password, for drivers."""
+        """The URL with its password, for drivers. PostgreSQL's are told when to give a connection up."""
         return self._driven_url.render_as_string(hide_password=False)
 
     @property
     def _driven_url(self) -> URL:
         """The URL with the driver that is there: of PostgreSQL's two, SQLAlchemy alone looks for the older one only."""
-        if self.url.drivername == "postgresql" and find_spec("psycopg2") is None:
-            return self.url.set(drivername="postgresql+psycopg")
-        return self.url
+        url = self.url
+        if url.drivername == "postgresql" and find_spec("psycopg2") is None:
+            url = url.set(drivername="postgresql+psycopg")
+        if url.get_backend_name() == "postgresql" and url.get_driver_name() in _LIBPQ:
+            url = url.set(query={**_CONNECTION_SETTINGS, **url.query})
+        return url
 
     def unwritable_url(self) -> str | None:
         """The URL for reading an SQLite file whose folder cannot be written to; None for all others.

@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy
@@ -71,13 +73,24 @@ class Server:
     def new_database(self) -> str:
         """The URL of a new, empty database."""
         name = f"test_{secrets.token_hex(4)}"
+        with self._connected() as connection:
+            connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+        return self.url(name)
+
+    def connections(self, url: str) -> set[int]:
+        """The connections to a database: the server's processes for them."""
+        statement = sqlalchemy.text("SELECT pid FROM pg_stat_activity WHERE datname = :name")
+        with self._connected() as connection:
+            return set(connection.execute(statement, {"name": url.rpartition("/")[2]}).scalars())
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlalchemy.Connection]:
         engine = sqlalchemy.create_engine(
             self.url("postgres").replace("://", "+psycopg://"), isolation_level="AUTOCOMMIT"
         )
         with engine.connect() as connection:
-            connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+            yield connection
         engine.dispose()
-        return self.url(name)
 
 
 def reason_to_skip() -> str | None:

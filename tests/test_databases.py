@@ -1,11 +1,15 @@
+import os
+import socket
 import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
 from filelock import FileLock
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from pbp_search import databases
@@ -200,8 +204,29 @@ def test_the_driver_of_postgresql_is_the_one_that_is_there(
 ) -> None:
     monkeypatch.setattr(databases, "find_spec", lambda name: has_psycopg2 or None)
     database = Database.parse("storage", url)
-    assert database.secret_url == url.replace("postgresql", driver)
+    driven = make_url(database.secret_url)
+    assert driven.set(query={}).render_as_string() == url.replace("postgresql", driver)
+    assert driven.query == ({} if "asyncpg" in url else databases._CONNECTION_SETTINGS), "asyncpg does not know them"
     assert database.shown == url
+
+
+@pytest.mark.slow
+def test_a_server_that_vanishes_is_noticed_within_a_minute(postgresql: Server) -> None:
+    url = make_url(postgresql.url("postgres")).update_query_dict({"keepalives_idle": "30"})
+    url = make_url(Database.parse("storage", url.render_as_string(hide_password=False)).secret_url)
+    assert url.query["connect_timeout"] == "10"
+    engine = sqlalchemy.create_engine(url)
+    with engine.connect() as connection, socket.socket(fileno=os.dup(driver_of(connection).fileno())) as ours:
+        options = {
+            name: ours.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"))
+            for name in ("KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")
+        }
+    engine.dispose()
+    assert options == {"KEEPIDLE": 30, "KEEPINTVL": 10, "KEEPCNT": 4, "USER_TIMEOUT": 60_000}, "a user's own is kept"
+
+
+def driver_of(connection: sqlalchemy.Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 @pytest.mark.slow

@@ -3,16 +3,19 @@
 What to train next is decided under a lock that all workers of the study share: beside an SQLite file, or in the
 PostgreSQL server. Whoever trains a trial writes a claim on it, holds a file lock, and sends heartbeats to the storage.
 The system frees the lock when the worker dies, however it dies, so on the same machine a running trial whose lock is
-free belongs to nobody, at once. From other machines it is told by its heartbeats: when they have stopped for a minute.
+free belongs to nobody, at once. From other machines it is told by its heartbeats: when they have stopped for a minute,
+in which the storage has answered us all the time. After it was away, everybody's heartbeats are old.
 A worker that only was silent for so long finds another's claim on its trial, and drops what it has.
 """
 
 import logging
+import math
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from time import monotonic
 
 import optuna
 from filelock import FileLock, Timeout
@@ -27,9 +30,23 @@ logger = logging.getLogger(__name__)
 CLAIM = "claim"
 """The user attribute of a trial that tells whose it is: the ``place`` of its locks, and a ``token``."""
 
+MOST_RESTARTS = 3
+"""How often a trial is done again after a death of its worker, before it fails.
+
+One that always kills its worker takes the trials beside it along. Those of its pool die with it twice, and then it is
+tried without them: they have restarts left, however often it kills.
+"""
+
+_RESTARTS = "restarts"
+
+
+def restarts_of(trial: FrozenTrial) -> int:
+    """How often a trial has been done again because its worker had died."""
+    return int(trial.user_attrs.get(_RESTARTS, 0))
+
 
 class Claim:
-    """A trial that is ours until we release it or die.
+    """A trial that is ours from when we begin until we end that, or die.
 
     Attributes:
         trial: The trial.
@@ -40,28 +57,57 @@ class Claim:
         self.trial = trial
         self.token = token
         self._lock = lock
+        self._beat = beat
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._send, args=(beat,), daemon=True)
+        self._thread = threading.Thread(target=self._send, daemon=True)
+
+    def begin(self) -> None:
+        """Tell from now on that the trial is ours."""
+        self._lock.acquire(timeout=BUSY_SECONDS)  # whoever has just let it wait is about to free it
+        self._beat()  # before the claim is written: one without any heartbeat would never be found silent
         self._thread.start()
 
-    def _send(self, beat: Callable[[], None]) -> None:
+    def _send(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             try:
-                beat()
+                self._beat()
             except Exception as error:
                 if not is_away(error):
                     raise
                 logger.debug("A heartbeat did not arrive: %s", error)
 
     def end(self) -> None:
-        """Stop telling that the trial is ours."""
+        """Stop telling that the trial is ours. It may not have begun, or have ended."""
         self._ended.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._lock.release()
 
 
+class Contact:
+    """For how long the storage has answered a worker without a break."""
+
+    def __init__(self) -> None:
+        self._since = self._last = -math.inf
+
+    def renew(self) -> None:
+        """The storage has just answered."""
+        now = monotonic()
+        if now - self._last > 2 * HEARTBEAT_SECONDS:  # with what others need to be heard again: less than the grace
+            self._since = now
+        self._last = now
+
+    @property
+    def seconds(self) -> float:
+        """From the first answer to the last one."""
+        return self._last - self._since
+
+
 class Claims:
-    """The claims of one worker on the trials of a study.
+    """The claims of one worker on the trials of a study: one at a time.
+
+    Attributes:
+        held: The present one. Whoever takes one also ends it, whatever happens.
 
     Args:
         folder: The study's; locks are held in it.
@@ -74,27 +120,36 @@ class Claims:
         self._study = study
         self._storage = storage
         self._place = _place(folder.locks)
+        self._contact = Contact()
+        self.held: Claim | None = None
 
     def deciding(self) -> AbstractContextManager[object]:
         """Held while it is decided what is trained next, or what has become of a trial: by one worker at a time."""
         return shared_lock(self._storage, self._folder.identity)
 
     def take(self, trial: FrozenTrial) -> Claim:
-        """Make a running trial ours, while deciding."""
-        lock = self._folder.trial_lock(trial.number)
-        lock.acquire(timeout=BUSY_SECONDS)  # whoever has just let it wait is about to free it
+        """Make a running trial ours, while deciding. The one before must have ended."""
+
+        def beat() -> None:
+            self._storage.record_heartbeat(trial._trial_id)
+            self._contact.renew()
+
+        token = uuid.uuid4().hex
+        # Known before it begins: whatever interrupts us after this, who calls can end it.
+        self.held = claim = Claim(trial, token, self._folder.trial_lock(trial.number), beat)
         try:
-
-            def beat() -> None:
-                self._storage.record_heartbeat(trial._trial_id)
-
-            beat()  # before the claim: one without any heartbeat would never be found silent
-            token = uuid.uuid4().hex
+            claim.begin()
             self._storage.set_trial_user_attr(trial._trial_id, CLAIM, {"place": self._place, "token": token})
-            return Claim(trial, token, lock, beat)
         except BaseException:
-            lock.release()
+            self.end()
             raise
+        return claim
+
+    def end(self) -> None:
+        """End our claim, if there is one."""
+        if self.held is not None:
+            self.held.end()
+            self.held = None
 
     def holds(self, claim: Claim) -> bool:
         """Whether a trial is still ours: while deciding, that does not change."""
@@ -102,11 +157,17 @@ class Claims:
         # One that waits has been put back by others, who took us for dead.
         return trial.state != TrialState.WAITING and bool(trial.user_attrs[CLAIM]["token"] == claim.token)
 
-    def abandoned(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-        """The running trials that are nobody's, while deciding: their workers have died, wherever that was."""
+    def abandoned(self, trials: Iterable[FrozenTrial], at_once: bool = False) -> list[FrozenTrial]:
+        """The running trials that are nobody's, while deciding: their workers have died, wherever that was.
+
+        Args:
+            trials: The study's.
+            at_once: Believe old heartbeats from elsewhere although we have not been in contact with the storage for as
+                long. If it was away until a moment ago, their workers may be alive.
+        """
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         elsewhere = [trial for trial in running if trial.user_attrs.get(CLAIM, {}).get("place") != self._place]
-        silent = self._storage._get_stale_trial_ids(self._study._study_id) if elsewhere else []
+        silent = self._silent(at_once) if elsewhere else []
 
         def is_abandoned(trial: FrozenTrial) -> bool:
             if CLAIM not in trial.user_attrs:  # somebody died while deciding, as nobody else is doing now
@@ -115,6 +176,33 @@ class Claims:
             return self._is_free(trial) and (trial not in elsewhere or trial._trial_id in silent)
 
         return [trial for trial in running if is_abandoned(trial)]
+
+    def next_abandoned(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """The abandoned trial that is to be done again now, if any, while deciding. Its restart is counted.
+
+        A worker that is killed takes the others of its pool along, so a first death is most likely another's fault:
+        those trials are done again at once. Of those that have died more often one may be what kills. They are done
+        again one at a time and beside new trials only, so that it is not given up together with innocent ones.
+        """
+        abandoned = self.abandoned(trials)
+        nobodys = {trial.number for trial in abandoned}
+        running = (trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in nobodys)
+        most = max(map(restarts_of, running), default=0)
+        for trial in abandoned:
+            if CLAIM not in trial.user_attrs:
+                return trial
+            restarts = restarts_of(trial)
+            if most == 0 or (most == 1 and restarts == 0):
+                self._storage.set_trial_user_attr(trial._trial_id, _RESTARTS, restarts + 1)
+                return trial
+        return None
+
+    def _silent(self, at_once: bool) -> list[int]:
+        stale = self._storage._get_stale_trial_ids(self._study._study_id)
+        self._contact.renew()
+        grace = self._storage.grace_period
+        assert grace is not None
+        return stale if at_once or self._contact.seconds > grace else []
 
     def _is_free(self, trial: FrozenTrial) -> bool:
         lock = self._folder.trial_lock(trial.number)

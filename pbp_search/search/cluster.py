@@ -5,7 +5,6 @@ flag, a file in the study's folder: when it goes, rungs that are being trained a
 Dask itself does a task again whose worker has died.
 """
 
-import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -15,8 +14,6 @@ from functools import lru_cache
 from typing import Any
 
 import joblib
-import optuna
-import torch
 
 from pbp_search.errors import InputError, StorageError
 from pbp_search.search.rungs import Outcome
@@ -111,9 +108,7 @@ def _run_one(setup: bytes, trials: int, deadline: float | None) -> Outcome | Non
 def _worker(sent: bytes) -> Worker:
     """The process's worker: it opens its study once."""
     setup: Setup = unpacked(sent)
-    torch.set_num_threads(setup.threads)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    setup.settle()
     here = f"The Dask worker on {socket.gethostname()}"
     for folder in (setup.folder.locks, setup.folder.milestones):
         if not folder.is_dir():

@@ -1,6 +1,7 @@
 """Opening Optuna's storage: locked while it may be created, and never somebody else's database."""
 
 import logging
+import sqlite3
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -33,19 +34,33 @@ PATIENCE_SECONDS = 300
 
 _SERVERS = ("postgresql",)
 _CONNECTION_LOST = "8s2b"  # SQLAlchemy's, among the reasons for a pending rollback
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+_LASTING = ("full", "No space left", "readonly", "password", "authentication", "pg_hba.conf", "does not exist")
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether a database may answer again by itself: it is restarted or locked. Not if a disk is full."""
+    """Whether a database may answer again by itself: it is restarted or locked.
+
+    Not if a disk is full, a table or the whole database is not there, or a password is wrong.
+    """
     for cause in (error, error.__cause__):
         if isinstance(cause, DBAPIError) and cause.connection_invalidated:
             return True
         # Optuna asks once more, otherwise, in a session that has lost its connection.
         if isinstance(cause, PendingRollbackError) and cause.code == _CONNECTION_LOST:
             return True
-        if isinstance(cause, OperationalError) and not any(word in str(cause.orig) for word in ("full", "readonly")):
+        if isinstance(cause, OperationalError) and _may_pass(cause.orig):
             return True
     return False
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether waiting helps against what a driver calls an operational error."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _LOCKED  # the other bits say what kind of locked
+    # PostgreSQL gives no code to a connection that it refuses. What says none of these is waited for, in vain at worst.
+    return not any(reason in str(error) for reason in _LASTING)
 
 
 def _tell(_: RetryCallState) -> None:
@@ -105,7 +120,10 @@ def open_storage(home: Home, url: str | None = None, create: bool = True) -> opt
 
 
 def _storage(url: str, in_file: bool) -> optuna.storages.RDBStorage:
-    arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if in_file else {"pool_pre_ping": True}
+    # In a server a worker needs two connections at a time: for a lock, and for what is done under it. A third one, when
+    # a heartbeat is sent just then, is closed again: a server has few, 100 by default.
+    in_server = {"pool_pre_ping": True, "pool_size": 2, "pool_use_lifo": True}
+    arguments = {"connect_args": {"timeout": BUSY_SECONDS}} if in_file else in_server
     with warnings.catch_warnings():  # heartbeats are experimental in Optuna
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = optuna.storages.RDBStorage(

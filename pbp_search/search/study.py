@@ -356,7 +356,7 @@ class Study:
         with claims.deciding():
             same_study(self.name, self.folder.identity, storage)
             trials = trials_of(self._optuna)
-            abandoned = claims.abandoned(trials)
+            abandoned = claims.abandoned(trials, at_once=True)
             running = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
             alive = running - {trial.number for trial in abandoned}
             if alive:

@@ -1,7 +1,8 @@
 """A worker: take a rung, train it, tell Optuna and MLflow, one after the other.
 
 What to train next is decided while no other worker decides. First what a dead worker left unfinished, then what was
-stopped in good order, then a milestone that has earned its next generation, then a new configuration.
+stopped in good order, then a milestone that has earned its next generation, then a new configuration. Its parameters
+are drawn after that, by the worker that trains it.
 """
 
 import logging
@@ -15,15 +16,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import optuna
+import torch
 from mlflow.exceptions import MlflowException
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from pbp_search.errors import SettingsError, TrainingError, said
+from pbp_search.errors import CheckpointError, SettingsError, StorageError, TrainingError, said
 from pbp_search.home import StudyFolder
 from pbp_search.search.checkpoints import Checkpoints
-from pbp_search.search.claims import CLAIM, Claim, Claims
+from pbp_search.search.claims import MOST_RESTARTS, Claim, Claims, restarts_of
 from pbp_search.search.definition import same_study
 from pbp_search.search.promotion import next_promotion
 from pbp_search.search.rungs import (
@@ -46,14 +48,13 @@ from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.stagnation import stagnated
-from pbp_search.search.storage import is_away, open_storage, patient, tracking_lock
+from pbp_search.search.storage import open_storage, patient, tracking_lock
 from pbp_search.tracking import Tracker, TrialRecord
 from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Task, TrialConfig, run_rung
 
 logger = logging.getLogger(__name__)
+_package_logger = logging.getLogger("pbp_search")
 
-_RESTARTS = "restarts"
-_MOST_RESTARTS = 3
 _WAIT_SECONDS = 0.5
 
 
@@ -76,6 +77,14 @@ class Setup:
     threads: int = field(default=1, compare=False)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
     flag: Path | None = field(default=None, compare=False)  # if there is one: the run ends when this file goes
+    log_level: int = field(default_factory=_package_logger.getEffectiveLevel, compare=False)
+
+    def settle(self) -> None:
+        """Prepare a worker process: as many threads as it shall have, and as much of our log as the run prints."""
+        torch.set_num_threads(self.threads)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        _package_logger.setLevel(self.log_level)
 
 
 class _TimeIsUpError(Exception):
@@ -104,7 +113,6 @@ class Worker:
         self._data = setup.task.data()
         self._sizes = NetworkSizes(setup.task, self._data)
         self._history: list[EpochRecord] = []
-        self._claimed: Claim | None = None
         self._rung_distribution = IntDistribution(0, setup.space.dendrites)
 
     def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
@@ -120,26 +128,29 @@ class Worker:
             What came of it, or None if there is nothing more to do.
         """
         while not self._is_over(deadline):
-            claimed = self._claim(trials)
-            if claimed is None:
-                if self._is_done(trials):
-                    return None
-                # The last ones are being trained by others. If one of those dies, its trial is ours.
-                time.sleep(_WAIT_SECONDS)
-                continue
-            outcome = claimed if isinstance(claimed, Outcome) else self._run(claimed, deadline)
+            try:
+                claim = self._claim(trials)
+                outcome = None if claim is None else self._run(claim, deadline)
+            finally:
+                self._claims.end()  # whatever has interrupted us, and wherever: this process may live on
             if outcome is not None:
                 self._record(outcome.trial)
                 self._tidy()  # not earlier: whoever records a trial of a dead worker has its epochs from its checkpoint
                 return outcome
+            if claim is None:
+                if self._is_done(trials):
+                    return None
+                # The last ones are being trained by others. If one of those dies, its trial is ours.
+                time.sleep(_WAIT_SECONDS)
         return None
 
     def leave(self) -> NoReturn:
         """End the process, from any thread of it, and let its trial wait: this does not count as a restart."""
         try:
             with self._claims.deciding():
-                if self._claimed is not None and self._claims.holds(self._claimed):
-                    self._storage.set_trial_state_values(self._claimed.trial._trial_id, TrialState.WAITING)
+                claim = self._claims.held
+                if claim is not None and self._claims.holds(claim):
+                    self._storage.set_trial_state_values(claim.trial._trial_id, TrialState.WAITING)
                 os._exit(1)  # under the lock: the thread that trains cannot tell of the trial in between
         finally:  # the trial has just finished, or the storage is away
             os._exit(1)
@@ -162,11 +173,11 @@ class Worker:
         return stagnated(trials, self._rungs.of(trials), window, self._setup.task.direction, self._setup.size)
 
     @patient
-    def _claim(self, target: int) -> Claim | Outcome | None:
+    def _claim(self, target: int) -> Claim | None:
         self._history.clear()
         with self._claims.deciding():
             trials = trials_of(self._study)
-            trial = self._abandoned(trials)
+            trial = self._claims.next_abandoned(trials)
             if trial is None:
                 if sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials) >= target:
                     return None
@@ -177,33 +188,10 @@ class Worker:
                 if self._stagnates(trials):
                     return None
                 trial = self._promoted(trials) or self._new()
-            if CONFIGURATION not in trial.user_attrs:
-                failure = self._draw(trial)
-                if failure is not None:
-                    return self._fail(trial, failure)
-            self._claimed = self._claims.take(self._latest(trial))
-            return self._claimed
+            return self._claims.take(self._latest(trial))
 
     def _latest(self, trial: FrozenTrial) -> FrozenTrial:
         return self._storage.get_trial(trial._trial_id)
-
-    def _abandoned(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        abandoned = self._claims.abandoned(trials)
-        nobodys = {trial.number for trial in abandoned}
-        suspected = any(
-            trial.state == TrialState.RUNNING and trial.number not in nobodys and trial.user_attrs.get(_RESTARTS, 0)
-            for trial in trials
-        )
-        for trial in abandoned:
-            if CLAIM not in trial.user_attrs:
-                return trial
-            # A worker that is killed takes the others of its pool along. One suspect at a time is trained again, so
-            # that a trial that always kills its worker is not given up together with those that were trained beside it.
-            if not suspected:
-                restarts = trial.user_attrs.get(_RESTARTS, 0) + 1
-                self._storage.set_trial_user_attr(trial._trial_id, _RESTARTS, restarts)
-                return trial
-        return None
 
     def _waiting(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         for trial in trials:
@@ -250,21 +238,6 @@ class Worker:
         # By the study's own storage, which otherwise would not know the trial when its parameters are drawn.
         return self._storage.get_trial(self._study._storage.create_new_trial(self._study._study_id, trial))
 
-    def _draw(self, trial: FrozenTrial) -> Exception | None:
-        """Draw the parameters that a trial does not have yet: the same ones if that is interrupted and done again."""
-        try:
-            if DENDRITES not in trial.params:  # of a trial that a user has enqueued
-                dendrites = trial.system_attrs.get("fixed_params", {}).get(DENDRITES, 0)
-                self._storage.set_trial_param(trial._trial_id, DENDRITES, dendrites, self._rung_distribution)
-            drawing = optuna.Trial(self._study, trial._trial_id)
-            self._setup.space.suggest(drawing, seed=0)
-        except Exception as error:  # a sampler may be anybody's, and so may the values of a trial that was enqueued
-            if is_away(error):
-                raise
-            return error
-        self._storage.set_trial_user_attr(trial._trial_id, CONFIGURATION, trial.number)
-        return None
-
     def _run(self, claim: Claim, deadline: float | None) -> Outcome | None:
         """Train a rung. None if time was up, or if somebody else has its trial by now."""
 
@@ -277,20 +250,25 @@ class Worker:
         except _TimeIsUpError:
             self._put_back(claim)
             return None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StorageError):
             self._put_back(claim)
+            raise
+        except StorageInternalError:  # nor can it be told that the trial waits: the run does that in the end, if it can
             raise
         except BaseException as error:  # a user's network, loss or score may raise anything, or exit: the study goes on
             return self._failed(claim, error)
-        else:
-            return self._succeeded(claim, checkpoint)
-        finally:
-            claim.end()
+        return self._succeeded(claim, checkpoint)
 
-    def _train(self, trial: FrozenTrial, check: Callable[[], None]) -> Checkpoint:
-        """Train a trial's rung from the milestone before it."""
-        if trial.user_attrs.get(_RESTARTS, 0) > _MOST_RESTARTS:
-            raise TrainingError(f"The worker of this trial died {_MOST_RESTARTS + 1} times.")
+    def _train(self, claimed: FrozenTrial, check: Callable[[], None]) -> Checkpoint:
+        """Train a trial's rung from the milestone before it.
+
+        Raises:
+            StorageError: The milestones cannot be read here: no fault of the trial's.
+            StorageInternalError: Nor is this: the storage failed.
+        """
+        if restarts_of(claimed) > MOST_RESTARTS:
+            raise TrainingError(f"The worker of this trial died {MOST_RESTARTS + 1} times.")
+        trial = self._drawn(claimed)
         seed = configuration_seed(self._setup.seed, trial.user_attrs[CONFIGURATION])
         config = self._setup.space.suggest(FixedTrial(trial.params), seed)
         parent, dendrites = trial.user_attrs.get(PARENT), trial.params.get(DENDRITES, 0)
@@ -301,9 +279,37 @@ class Worker:
                 f"The network of width {config.width} has {self._sizes.parameters(config, dendrites):,} parameters, "
                 f"more than the limit of {self._setup.max_parameters:,}."
             )
-        previous = None if parent is None else self._checkpoints.load(self._rung(parent))
+        previous = None if parent is None else self._milestone(parent)
         setup, on_epoch = self._setup, self._history.append
         return run_rung(setup.task, config, previous, self._data, on_epoch, setup.device, check)
+
+    @patient
+    def _drawn(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial with all its parameters. Those that it does not have yet are drawn, and the same if it is done again.
+
+        Nobody waits for that: it is not done while deciding, but by whoever holds the trial. Workers that draw at the
+        same time see each other's trials as far as they were drawn when they began.
+        """
+        if CONFIGURATION in trial.user_attrs:
+            return trial
+        if DENDRITES not in trial.params:  # of a trial that a user has enqueued
+            dendrites = trial.system_attrs.get("fixed_params", {}).get(DENDRITES, 0)
+            self._storage.set_trial_param(trial._trial_id, DENDRITES, dendrites, self._rung_distribution)
+        self._setup.space.suggest(optuna.Trial(self._study, trial._trial_id), seed=0)
+        self._storage.set_trial_user_attr(trial._trial_id, CONFIGURATION, trial.number)
+        return self._latest(trial)
+
+    def _milestone(self, number: int) -> Checkpoint:
+        try:
+            return self._checkpoints.load(self._rung(number))
+        except (CheckpointError, OSError) as error:
+            folder = self._setup.folder.milestones
+            if not isinstance(error.__cause__ or error, OSError) and folder.is_dir():
+                raise  # this one is missing or damaged, for everybody: its chain ends here
+            raise StorageError(
+                f"The milestones in {folder} cannot be read on this machine any more: is the folder mounted, and may "
+                "it be read? The same command goes on."
+            ) from error
 
     @patient
     def _rung(self, number: int) -> Rung:

@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import joblib
-import optuna
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -158,9 +157,7 @@ def _when_gone(parent: int, end: Callable[[], None]) -> None:
 @lru_cache(maxsize=1)
 def _worker(setup: Setup, parent: int) -> Worker:
     """The process's worker: it opens its study once."""
-    torch.set_num_threads(setup.threads)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    setup.settle()
     worker = Worker(setup)
     _when_gone(parent, worker.leave)
     return worker

@@ -57,6 +57,31 @@ def silence(study: Study, seconds: float) -> None:
             )
 
 
+class Clock:
+    """This process's."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(claims, "monotonic", clock)
+    return clock
+
+
+def look(by: Claims, study: Study, clock: Clock, seconds: float = GRACE_SECONDS + 5) -> list[int]:
+    """What a worker finds abandoned that looks every few seconds for a time, in the end."""
+    end = clock.now + seconds
+    while clock.now <= end:
+        found = numbers(by.abandoned(trials(study)))
+        clock.now += 5
+    return found
+
+
 @contextlib.contextmanager
 def taken(by: Claims, trial: FrozenTrial) -> Iterator[claims.Claim]:
     with by.deciding():
@@ -86,9 +111,10 @@ def test_waiting_and_finished_trials_are_nobodys(study: Study) -> None:
     assert claims_of(study).abandoned(trials(study)) == []
 
 
-def test_another_machine_goes_by_heartbeats(study: Study, tmp_path: Path) -> None:
+def test_another_machine_goes_by_heartbeats(study: Study, tmp_path: Path, clock: Clock) -> None:
     here, there = claims_of(study), elsewhere(study, tmp_path)
     with taken(here, new_trial(study)):
+        assert look(there, study, clock) == []
         silence(study, GRACE_SECONDS - 10)
         assert there.abandoned(trials(study)) == []
     # The lock is free now. Only here that means something.
@@ -98,15 +124,46 @@ def test_another_machine_goes_by_heartbeats(study: Study, tmp_path: Path) -> Non
     assert numbers(there.abandoned(trials(study))) == [0]
 
 
+def test_old_heartbeats_are_believed_after_a_minute_of_contact_only(study: Study, tmp_path: Path, clock: Clock) -> None:
+    here, there = claims_of(study), elsewhere(study, tmp_path)
+    with taken(here, new_trial(study)):
+        pass
+    silence(study, 2 * GRACE_SECONDS)
+    assert look(there, study, clock, GRACE_SECONDS - 5) == []
+    assert numbers(there.abandoned(trials(study), at_once=True)) == [0]
+    clock.now += 300  # the storage was away
+    assert look(there, study, clock, GRACE_SECONDS - 5) == []
+    assert look(there, study, clock, 10) == [0]
+    assert look(elsewhere(study, tmp_path), study, clock) == [0], "a worker that has just begun"
+
+
+def test_own_heartbeats_are_contact(
+    study: Study, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = claims_of(study), elsewhere(study, tmp_path)
+    with taken(here, new_trial(study)):
+        pass
+    silence(study, 2 * GRACE_SECONDS)
+    assert numbers(there.abandoned(trials(study))) == []
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 10_000)  # sent by the test
+    with taken(there, new_trial(study)) as claim:
+        monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 15)
+        for _ in range(5):
+            clock.now += 15
+            claim._beat()
+    assert numbers(there.abandoned(trials(study))) == [0, 1]
+
+
 def test_a_silent_worker_in_the_same_place_is_alive_while_it_holds_its_lock(study: Study) -> None:
     with taken(claims_of(study), new_trial(study)):
         silence(study, 2 * GRACE_SECONDS)
         assert claims_of(study).abandoned(trials(study)) == []
 
 
-def test_a_worker_whose_trial_was_given_away_does_not_hold_it(study: Study, tmp_path: Path) -> None:
+def test_a_worker_whose_trial_was_given_away_does_not_hold_it(study: Study, tmp_path: Path, clock: Clock) -> None:
     here, there = claims_of(study), elsewhere(study, tmp_path)
     with taken(here, new_trial(study)) as claim:
+        assert look(there, study, clock) == []
         silence(study, 2 * GRACE_SECONDS)
         (found,) = there.abandoned(trials(study))
         with taken(there, found) as theirs:
@@ -146,15 +203,18 @@ def test_a_trial_that_was_put_back_is_not_held(study: Study) -> None:
         assert not here.holds(claim)
 
 
-def test_what_another_machine_lost_is_not_taken_while_it_is_trained_here(study: Study, tmp_path: Path) -> None:
+def test_what_another_machine_lost_is_not_taken_while_it_is_trained_here(
+    study: Study, tmp_path: Path, clock: Clock
+) -> None:
     here, there = claims_of(study), elsewhere(study, tmp_path)
     trial = new_trial(study)
     with taken(here, trial):
         with taken(there, trial):
             pass
         silence(study, 2 * GRACE_SECONDS)
-        assert claims_of(study).abandoned(trials(study)) == []
-    assert numbers(claims_of(study).abandoned(trials(study))) == [0]
+        other = claims_of(study)
+        assert look(other, study, clock) == []
+    assert numbers(other.abandoned(trials(study))) == [0]
 
 
 def test_a_claim_has_a_heartbeat_from_the_start(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,24 +1,29 @@
 """Rungs that fail: the reason is kept, and the study goes on."""
 
+import errno
 import math
+import re
+from collections.abc import Callable
+from typing import NoReturn
 
 import mlflow
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from torch import Tensor, nn
 
-from pbp_search.errors import (
-    CheckpointError,
-)
+from pbp_search.errors import CheckpointError, StorageError
 from pbp_search.home import Home
-from pbp_search.search import Outcome
+from pbp_search.search import Outcome, Study
 from pbp_search.search.promotion import REDUCTION
+from pbp_search.search.worker import Worker
 from tests.quick_studies import (
     Dots,
     checkpoint_file,
     quick_space,
     quick_study,
     recorded,
+    story,
 )
 
 TRIALS = 7
@@ -125,3 +130,45 @@ def test_a_damaged_parent_fails_its_promotion_only(home: Home, caplog: pytest.Lo
         study.checkpoint(0)
     with pytest.raises(CheckpointError, match=f"Trial {REDUCTION} of the study 'dots' has left no milestone"):
         study.checkpoint(REDUCTION)
+
+
+def fail(error: Exception) -> Callable[..., NoReturn]:
+    def failing(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return failing
+
+
+@pytest.mark.parametrize("fault", ["the folder is away", "the file cannot be read", "the storage fails"])
+def test_a_parent_that_cannot_be_read_here_fails_no_rung(
+    home: Home, finished: Study, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    study = quick_study(home)
+    milestones = study.folder.milestones
+    elsewhere = milestones.with_name("elsewhere")
+    error: type[Exception] = StorageError
+    sentence = f"The milestones in {milestones} cannot be read on this machine any more: "
+    if fault == "the storage fails":
+        error, sentence = StorageInternalError, "of a kind that does not pass"
+
+    def happen(outcome: Outcome) -> None:
+        if outcome.trial != REDUCTION - 1:  # the next one is a promotion
+            return
+        if fault == "the folder is away":
+            milestones.rename(elsewhere)
+        elif fault == "the file cannot be read":
+            monkeypatch.setattr("pbp_search.training.milestone.safe_open", fail(OSError(errno.EIO, "a bad disk")))
+        else:
+            monkeypatch.setattr(Worker, "_rung", fail(StorageInternalError(sentence)))
+
+    with pytest.raises(error, match=f"^{re.escape(sentence)}"):
+        study.run(Dots(), TRIALS, on_outcome=happen)
+    trial = study._optuna.trials[REDUCTION]
+    assert (trial.state, trial.user_attrs["parent"] < REDUCTION) == (TrialState.WAITING, True)
+    monkeypatch.undo()
+    if elsewhere.exists():
+        elsewhere.rename(milestones)
+    study.run(Dots(), TRIALS)
+    assert study.failures() == {}
+    assert not any("restarts" in trial.user_attrs for trial in study.finished())
+    assert story(study) == story(finished)

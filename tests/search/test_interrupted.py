@@ -1,6 +1,7 @@
 """Studies that are stopped with Ctrl-C go on as if they never had been."""
 
 import copy
+import threading
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pbp_search.home import Home
 from pbp_search.search import Study, worker
+from pbp_search.search.claims import Claim
 from pbp_search.search.sampler import KeyedSampler
 from tests.quick_studies import Dots, quick_study, recorded, story
 
@@ -62,6 +64,26 @@ def test_a_study_interrupted_between_two_parameters_goes_on_as_if_it_was_not(
     assert len(calls) > nth
     assert calls[nth] == calls[nth - 1], "the parameter that was not drawn is drawn first"
     assert story(study) == story(finished)
+
+
+@pytest.mark.parametrize("place", ["begun", "claimed"])
+def test_a_claim_ends_when_ctrl_c_comes_right_after_it(home: Home, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    owner, name = {"begun": (Claim, "begin"), "claimed": (worker.Worker, "_claim")}[place]
+    function = getattr(owner, name)
+
+    def interrupted(*arguments: Any) -> Any:
+        function(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, interrupted)
+    study = quick_study(home)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        study.run(Dots(), 1)
+    assert threading.active_count() == before
+    study.folder.trial_lock(0).acquire(timeout=0)
+    (trial,) = study._optuna.trials
+    assert trial.state == TrialState.WAITING
 
 
 def test_restarts_after_ctrl_c_do_not_count(finished: Study, home: Home) -> None:

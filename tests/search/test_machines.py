@@ -1,5 +1,6 @@
 """Several machines at one study, over a real PostgreSQL server and a real Dask scheduler."""
 
+import contextlib
 import os
 import random
 import signal
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from pbp_search.errors import InputError
 from pbp_search.home import Home
-from pbp_search.search import Study
+from pbp_search.search import Study, claims
 from pbp_search.search.claims import CLAIM
+from pbp_search.search.worker import Setup, Worker
 from tests.postgresql import Server
-from tests.quick_studies import Dots, quick_study, recorded, story
+from tests.quick_studies import Dots, quick_space, quick_study, recorded, story
 from tests.search import machines
 from tests.search.crashing import Mortal
 from tests.search.machines import Frozen, Network, Slow, assert_recorded_once, is_stopped
@@ -153,6 +155,30 @@ def test_a_machine_that_was_only_silent_drops_what_it_has(network: Network, star
     assert study.finished()[left.number].user_attrs[CLAIM]["place"] != left.user_attrs[CLAIM]["place"]
     kept = {rung.checkpoint for rung in study.rungs()}
     assert {file.name for file in study.folder.milestones.iterdir()} <= kept
+
+
+def test_a_worker_holds_few_connections_to_the_server_and_keeps_them(
+    network: Network, postgresql: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 3600)  # otherwise at any moment
+    study = Study.create(Dots(), home=network.home("a"), space=quick_space(), seed=8, storage=network.storage)
+    setup = Setup(
+        study.folder, "dots", network.storage, network.tracking, Dots(), quick_space(), 8, "cpu", "parameters", None
+    )
+    urls = {"storage": network.storage, "tracking": network.tracking}
+    before = {which: postgresql.connections(url) for which, url in urls.items()}
+    worker = Worker(setup)
+    seen = []
+    for _ in range(3):
+        assert worker.run_one(3, None) is not None
+        seen.append({which: postgresql.connections(url) - before[which] for which, url in urls.items()})
+    assert len(seen[0]["storage"]) == 2
+    assert len(seen[-1]["tracking"]) <= 2
+    assert seen[0]["storage"] == seen[1]["storage"] == seen[2]["storage"]
+    with contextlib.ExitStack() as at_once:  # a heartbeat while it decides
+        for _ in range(3):
+            at_once.enter_context(worker._storage.engine.connect())
+    wait_for(lambda: len(postgresql.connections(network.storage) - before["storage"]) == 2)
 
 
 class Watched(Slow):

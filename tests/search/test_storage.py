@@ -1,16 +1,22 @@
+import contextlib
 import os
 import shutil
+import socket
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
+from pbp_search.databases import Database
 from pbp_search.errors import InputError, StorageError
 from pbp_search.home import Home
 from pbp_search.search.storage import is_away, open_storage
+from tests.postgresql import Server
 
 
 def test_an_empty_home_gets_a_storage(empty_home: Home) -> None:
@@ -78,6 +84,12 @@ def test_a_folder_that_cannot_be_written_to_is_read(
         (DBAPIError("", {}, Exception("no such column")), False),
         (PendingRollbackError("reconnect", code="8s2b"), True),
         (PendingRollbackError("a flush failed", code="7s2a"), False),
+        (OperationalError("", {}, Exception('FATAL:  password authentication failed for user "pbp"')), False),
+        (OperationalError("", {}, Exception("fe_sendauth: no password supplied")), False),
+        (OperationalError("", {}, Exception('FATAL:  database "study" does not exist')), False),
+        (OperationalError("", {}, Exception('FATAL:  no pg_hba.conf entry for host "10.0.0.9"')), False),
+        (OperationalError("", {}, Exception("FATAL:  sorry, too many clients already")), True),
+        (OperationalError("", {}, Exception("FATAL:  the database system is starting up")), True),
         (ValueError(), False),
     ],
     ids=str,
@@ -87,6 +99,39 @@ def test_what_may_pass_by_itself(error: Exception, away: bool) -> None:
     wrapped = StorageInternalError()
     wrapped.__cause__ = error
     assert is_away(wrapped) == away
+
+
+def failure(url: str, statement: str = "SELECT 1", **arguments: Any) -> DBAPIError:
+    """What a database answers."""
+    engine = sqlalchemy.create_engine(url, **arguments)
+    try:
+        with pytest.raises(DBAPIError) as caught, engine.connect() as connection:
+            connection.execute(sqlalchemy.text(statement))
+    finally:
+        engine.dispose()
+    return caught.value
+
+
+def test_sqlite_is_waited_for_while_it_is_locked(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/file.db"
+    with contextlib.closing(sqlite3.connect(tmp_path / "file.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE things (id INTEGER)")
+        other.execute("BEGIN EXCLUSIVE")
+        assert is_away(failure(url, "SELECT * FROM things", connect_args={"timeout": 0}))
+    assert not is_away(failure(url, "SELECT * FROM nothing"))
+    assert not is_away(failure(f"sqlite:///{tmp_path}/no/folder/file.db"))
+
+
+@pytest.mark.slow
+def test_a_server_that_refuses_is_not_waited_for(postgresql: Server) -> None:
+    url = Database.parse("storage", postgresql.url("postgres")).secret_url
+    assert not is_away(failure(url.replace(postgresql.password, "wrong")))
+    assert not is_away(failure(url.replace(f":{postgresql.password}", "")))
+    assert not is_away(failure(Database.parse("storage", postgresql.url("nothing")).secret_url))
+    assert not is_away(failure(url, "SELECT * FROM nothing"))
+    with contextlib.closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        assert is_away(failure(f"postgresql+psycopg://u@127.0.0.1:{nobody.getsockname()[1]}/d"))
 
 
 def test_foreign_storage_is_refused_and_left_alone(empty_home: Home, tmp_path: Path) -> None:

@@ -3,12 +3,17 @@
 import signal
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
+from typing import Any
 
 import pytest
+from filelock import FileLock
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
 
 from pbp_search.home import Home
 from pbp_search.search import Study
 from pbp_search.search.claims import Claim
+from pbp_search.search.sampler import Sampler
 from pbp_search.search.storage import open_storage
 from pbp_search.search.worker import Setup, Worker
 from tests.quick_studies import Dots, quick_space, quick_study, recorded, story
@@ -74,32 +79,98 @@ def test_a_trial_that_always_kills_its_worker_is_given_up(home: Home, processes:
     assert recorded(home, "dots") == {0, 1, 2}
 
 
-def test_trials_of_a_pool_that_died_are_tried_again_one_at_a_time(home: Home) -> None:
+Claiming = Callable[[], Claim]
+
+
+@pytest.fixture
+def claim(home: Home) -> Claiming:
+    """Claims a trial of a study, each time as another worker."""
     study = quick_study(home)
-    setup = Setup(
-        study.folder, "dots", None, None, Dots(), study.definition.space, 8, "cpu", "parameters", None, "random"
-    )
+    setup = setup_of(study, "random")
 
     def claim() -> Claim:
         claimed = Worker(setup)._claim(9)
-        assert isinstance(claimed, Claim)
+        assert claimed is not None
         return claimed
 
-    pool = [claim(), claim()]
-    for claimed in pool:  # the system does this to the locks of the dead
+    return claim
+
+
+def setup_of(study: Study, sampler: Sampler) -> Setup:
+    return Setup(
+        study.folder, "dots", None, None, Dots(), study.definition.space, 8, "cpu", "parameters", None, sampler
+    )
+
+
+def die(*pool: Claim) -> None:
+    """The system does this to the locks of the dead."""
+    for claimed in pool:
         claimed.end()
-    claims = [claim(), claim(), claim()]
-    assert [(each.trial.number, each.trial.user_attrs.get("restarts", 0)) for each in claims] == [
-        (0, 1),
-        (2, 0),
-        (3, 0),
-    ]
-    for claimed in claims:
-        study._optuna.tell(claimed.trial.number, [0.5, 1.0])
+
+
+def finish(home: Home, *pool: Claim) -> None:
+    for claimed in pool:
+        quick_study(home)._optuna.tell(claimed.trial.number, [0.5, 1.0])
         claimed.end()
+
+
+def restarts(*pool: Claim) -> list[tuple[int, int]]:
+    return [(claimed.trial.number, claimed.trial.user_attrs.get("restarts", 0)) for claimed in pool]
+
+
+def test_trials_of_a_pool_that_died_twice_are_tried_again_one_at_a_time(home: Home, claim: Claiming) -> None:
+    die(claim(), claim())
+    together = claim(), claim()
+    assert restarts(*together) == [(0, 1), (1, 1)]
+    die(*together)
+    pool = claim(), claim(), claim()
+    assert restarts(*pool) == [(0, 2), (2, 0), (3, 0)]
+    finish(home, *pool)
     again = claim()
-    assert (again.trial.number, again.trial.user_attrs["restarts"]) == (1, 1)
+    assert restarts(again) == [(1, 2)]
     again.end()
+
+
+def test_no_restart_runs_beside_the_later_ones(home: Home, claim: Claiming) -> None:
+    die(claim())
+    die(claim())
+    suspect, other = claim(), claim()
+    die(other)
+    new = claim()
+    assert restarts(suspect, other, new) == [(0, 2), (1, 0), (2, 0)], "a first restart waits for the later one"
+    finish(home, suspect)
+    first = claim()
+    assert restarts(first) == [(1, 1)]
+    die(first, new)
+    pool = claim(), claim()
+    assert restarts(*pool) == [(1, 2), (3, 0)], "and the later one for nobody now"
+    finish(home, *pool)
+    last = claim()
+    assert restarts(last) == [(2, 1)]
+    last.end()
+
+
+def test_parameters_are_drawn_while_others_decide(home: Home) -> None:
+    study = quick_study(home)
+    seen: list[list[set[str]]] = []
+    lock = FileLock(f"{home.folder / 'optuna.db'}.{study.folder.identity}.lock")
+
+    class Watching(RandomSampler):
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            with lock.acquire(timeout=0):
+                seen.append([set(other.params) for other in study.get_trials(states=(TrialState.RUNNING,))])
+            return super().sample_independent(study, trial, name, distribution)
+
+    workers = [Worker(setup_of(study, Watching)) for _ in range(3)]
+    claims = [worker._claim(9) for worker in workers]
+    known: list[set[str]] = [set(), set(), set()]
+    for number, (worker, claimed) in enumerate(zip(workers, claims, strict=True)):
+        assert claimed is not None
+        seen.clear()
+        known[number] = set(worker._drawn(claimed.trial).params) - {"dendrites"}
+        assert seen[-1] == [drawn for other, drawn in enumerate(known) if other != number]
+    for worker in workers:
+        worker._claims.end()
 
 
 def test_two_processes_start_one_study_at_once(empty_home: Home, processes: ForkServerContext) -> None:

@@ -1,14 +1,17 @@
 """Several workers at once. Starting processes that load torch takes seconds: one test does it."""
 
 import asyncio
+import logging
 import os
+import pickle
 import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import mlflow
 import pytest
@@ -19,7 +22,7 @@ from torch import Tensor
 
 from pbp_search.errors import InputError, TrainingError
 from pbp_search.home import Home
-from pbp_search.search import Outcome, Study, cluster
+from pbp_search.search import Outcome, Study, cluster, workers
 from pbp_search.search.joblib_dask import lost
 from pbp_search.search.worker import Setup
 from pbp_search.search.workers import cluster_of, run_workers
@@ -159,6 +162,36 @@ def test_workers_have_as_many_threads_as_they_are_told(home: Home) -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.fixture
+def level() -> Iterator[Callable[[int], None]]:
+    """Sets how much of our log is printed."""
+    logger = logging.getLogger("pbp_search")
+    before = logger.level
+    yield logger.setLevel
+    logger.setLevel(before)
+
+
+@pytest.mark.parametrize("where", ["a process of ours", "a process of Dask's"])
+def test_workers_print_as_much_as_the_run_does(
+    home: Home, monkeypatch: pytest.MonkeyPatch, level: Callable[[int], None], where: str
+) -> None:
+    for module in (workers, cluster):
+        monkeypatch.setattr(module, "Worker", Mock())
+        module._worker.cache_clear()
+    folder = quick_study(home).folder
+    for wanted in (logging.ERROR, logging.INFO):
+        level(wanted)
+        setup = Setup(folder, "dots", None, None, Dots(), quick_space(), 8, "cpu", "parameters", None)
+        level(logging.WARNING)  # as in a new process
+        if where == "a process of ours":
+            workers._worker(pickle.loads(pickle.dumps(setup)), os.getppid())
+        else:
+            cluster._worker(packed(setup))
+        assert logging.getLogger("pbp_search.search.worker").getEffectiveLevel() == wanted
+        for module in (workers, cluster):
+            module._worker.cache_clear()
+
+
 def test_dask_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError) as caught:
@@ -166,6 +199,7 @@ def test_dask_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == "The backend dask needs the package distributed: pip install 'pbp_search[dask]'."
 
 
+@pytest.mark.usefixtures("level")
 def test_a_dask_worker_that_does_not_see_the_artifacts_says_so(home: Home) -> None:
     folder = quick_study(home).folder
     shutil.rmtree(folder.artifacts)
