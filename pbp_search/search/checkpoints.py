@@ -6,8 +6,10 @@ thrown away, or when the space or the limit of parameters does not let it grow. 
 that is known. Its figures stay.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
@@ -37,22 +39,21 @@ class Checkpoints:
         Returns:
             Its name in the store. It counts once the trial's rung tells of it.
         """
-        file = self._incoming(trial)
-        try:
+        # In a folder of its own: what else is written beside it, a worker that is killed leaves behind.
+        with TemporaryDirectory(prefix=self._prefix(trial), dir=self._folder.incoming) as folder:
+            file = Path(folder) / f"trial-{trial.number:05d}.safetensors"
             checkpoint.save(file)
             return upload_artifact(
                 artifact_store=self._store, file_path=str(file), study_or_trial=trial, storage=storage
             )
-        finally:
-            file.unlink(missing_ok=True)
 
-    def _incoming(self, trial: FrozenTrial) -> Path:
-        return self._folder.incoming / f"trial-{trial.number:05d}.safetensors"
+    def _prefix(self, trial: FrozenTrial) -> str:
+        return f"trial-{trial.number:05d}-"
 
     def discard(self, trial: FrozenTrial, storage: optuna.storages.BaseStorage) -> None:
         """Remove what earlier workers of a trial left when they died."""
-        for file in self._folder.incoming.glob(f"*{self._incoming(trial).name}*"):  # half written ones too
-            file.unlink(missing_ok=True)
+        for folder in self._folder.incoming.glob(f"{self._prefix(trial)}*"):
+            shutil.rmtree(folder)
         for artifact in get_all_artifact_meta(trial, storage=storage):
             self.remove(artifact.artifact_id)
 

@@ -165,17 +165,20 @@ class Claims:
             at_once: Believe old heartbeats from elsewhere although we have not been in contact with the storage for as
                 long. If it was away until a moment ago, their workers may be alive.
         """
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        elsewhere = [trial for trial in running if trial.user_attrs.get(CLAIM, {}).get("place") != self._place]
-        silent = self._silent(at_once) if elsewhere else []
+        silent = self._silent(trials)
+        if not at_once and not self._is_in_contact():
+            silent = []
 
         def is_abandoned(trial: FrozenTrial) -> bool:
             if CLAIM not in trial.user_attrs:  # somebody died while deciding, as nobody else is doing now
                 return True
-            # Even if another machine is silent that has taken it over: whoever had it here may still be at it.
-            return self._is_free(trial) and (trial not in elsewhere or trial._trial_id in silent)
+            return trial in silent or (self._is_here(trial) and self._is_free(trial))
 
-        return [trial for trial in running if is_abandoned(trial)]
+        return [trial for trial in trials if trial.state == TrialState.RUNNING and is_abandoned(trial)]
+
+    def is_in_doubt(self, trials: Iterable[FrozenTrial]) -> bool:
+        """Whether it will soon turn out if a trial is abandoned: new ones wait for that, as it comes before them."""
+        return not self._is_in_contact() and bool(self._silent(trials))
 
     def next_abandoned(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """The abandoned trial that is to be done again now, if any, while deciding. Its restart is counted.
@@ -197,12 +200,25 @@ class Claims:
                 return trial
         return None
 
-    def _silent(self, at_once: bool) -> list[int]:
-        stale = self._storage._get_stale_trial_ids(self._study._study_id)
+    def _silent(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """The running trials from elsewhere whose heartbeats are old."""
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING and CLAIM in trial.user_attrs]
+        elsewhere = [trial for trial in running if not self._is_here(trial)]
+        if not elsewhere:
+            return []
+        silent = self._storage._get_stale_trial_ids(self._study._study_id)
         self._contact.renew()
+        # Even if another machine is silent that has taken it over: whoever had it here may still be at it.
+        return [trial for trial in elsewhere if trial._trial_id in silent and self._is_free(trial)]
+
+    def _is_in_contact(self) -> bool:
+        """Whether the storage has answered for so long that old heartbeats are to be believed."""
         grace = self._storage.grace_period
         assert grace is not None
-        return stale if at_once or self._contact.seconds > grace else []
+        return self._contact.seconds > grace
+
+    def _is_here(self, trial: FrozenTrial) -> bool:
+        return bool(trial.user_attrs[CLAIM]["place"] == self._place)
 
     def _is_free(self, trial: FrozenTrial) -> bool:
         lock = self._folder.trial_lock(trial.number)

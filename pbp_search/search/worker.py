@@ -179,6 +179,8 @@ class Worker:
             trials = trials_of(self._study)
             trial = self._claims.next_abandoned(trials)
             if trial is None:
+                if self._claims.is_in_doubt(trials):
+                    return None
                 if sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials) >= target:
                     return None
                 trial = self._waiting(trials)

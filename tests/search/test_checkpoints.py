@@ -14,6 +14,7 @@ from pbp_search.search import Rung, Study
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.rungs import front_of
 from pbp_search.search.storage import open_storage
+from pbp_search.training import Checkpoint
 from tests.quick_studies import (
     Dots,
     finished_trial,
@@ -80,6 +81,25 @@ def test_what_an_earlier_worker_stored_is_discarded(
     assert not list(study.folder.incoming.iterdir())
     checkpoints.discard(storage.get_trial(trial._trial_id), storage)
     assert files(study) == set()
+
+
+def test_what_a_killed_worker_was_writing_is_discarded(
+    study: Study, storage: optuna.storages.RDBStorage, trial: FrozenTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incoming, names = study.folder.incoming, []
+
+    def save(_: Checkpoint, file: Path) -> None:
+        names.append(file.parent.name)
+        raise OSError("no space")
+
+    monkeypatch.setattr(Checkpoint, "save", save)
+    with pytest.raises(OSError, match="no space"):
+        Checkpoints(study.folder).save(trial, random_checkpoint(Dots(), 0), storage)
+    for folder in (names[0], names[0].replace("00000", "00001")):
+        (incoming / folder).mkdir()
+        (incoming / folder / ".temporary").touch()  # as safetensors does: of no name that tells whose it is
+    Checkpoints(study.folder).discard(trial, storage)
+    assert [folder.name for folder in incoming.iterdir()] == [names[0].replace("00000", "00001")]
 
 
 def test_names_lead_nowhere_else(study: Study) -> None:

@@ -154,6 +154,20 @@ def test_own_heartbeats_are_contact(
     assert numbers(there.abandoned(trials(study))) == [0, 1]
 
 
+def test_who_cannot_tell_yet_whether_a_silent_worker_is_dead_is_in_doubt(
+    study: Study, tmp_path: Path, clock: Clock
+) -> None:
+    here, there = claims_of(study), elsewhere(study, tmp_path)
+    with taken(here, new_trial(study)):
+        assert not there.is_in_doubt(trials(study))
+    assert not there.is_in_doubt(trials(study)), "it may be at it still"
+    silence(study, 2 * GRACE_SECONDS)
+    assert there.is_in_doubt(trials(study))
+    assert not here.is_in_doubt(trials(study)), "its lock is free"
+    assert look(there, study, clock) == [0]
+    assert not there.is_in_doubt(trials(study))
+
+
 def test_a_silent_worker_in_the_same_place_is_alive_while_it_holds_its_lock(study: Study) -> None:
     with taken(claims_of(study), new_trial(study)):
         silence(study, 2 * GRACE_SECONDS)
