@@ -33,7 +33,7 @@ _LIBPQ = ("psycopg", "psycopg2")
 
 # Where a user is a person's name. Elsewhere one without a password may be a token.
 _WITH_USERS = ("postgresql", "mysql", "mssql")
-_SECRET_OPTION = r"[^=&]*(?:pass|token|secret)[^=&]*"
+_SECRET_OPTION = r"[^=&]*(?:pass|pwd|token|secret|key|sig|auth|credential|odbc_connect)[^=&]*"
 _SECRET = re.compile(
     rf"://[^@]*:[^@]*@|(?<![\w+.-])(?!(?:{'|'.join(_WITH_USERS)})\b)[\w+.-]+://[^/@]*@|[?&]{_SECRET_OPTION}=",
     re.IGNORECASE,

@@ -1,5 +1,7 @@
 """Every error this package raises on purpose. Each message is a sentence: what is wrong, and what to do."""
 
+import re
+
 
 def said(error: BaseException, length: int = 1000) -> str:
     """What an error says, on one line that any store and terminal takes: a user's own code may say anything."""
@@ -8,6 +10,7 @@ def said(error: BaseException, length: int = 1000) -> str:
     except Exception:  # an error that cannot even say what it is
         text = ""
     text = " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())
+    text = re.sub(r"://[^\s@]*@", "://***@", text)  # MLflow and others tell URLs with all that is secret in them
     if not isinstance(error, PbpSearchError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= length else f"{text[: length - 3]}..."

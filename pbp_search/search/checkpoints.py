@@ -2,12 +2,12 @@
 
 What is kept: the checkpoints of the front, and of every milestone that may still be continued. One that is not on the
 front is never needed again when its continuation has finished, whatever came of that, when its last generation was
-thrown away, or when the space or the limit of parameters does not let it grow. Its checkpoint is removed as soon as
-that is known. Its figures stay.
+thrown away, or when the space or the limit of parameters does not let it grow. Its checkpoint is removed when that is
+known and its epochs are in MLflow: by the worker that recorded it, or at the end of a run. Its figures stay.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,7 +53,7 @@ class Checkpoints:
     def discard(self, trial: FrozenTrial, storage: optuna.storages.BaseStorage) -> None:
         """Remove what earlier workers of a trial left when they died."""
         for folder in self._folder.incoming.glob(f"{self._prefix(trial)}*"):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that was only silent, and wakes up
         for artifact in get_all_artifact_meta(trial, storage=storage):
             self.remove(artifact.artifact_id)
 
@@ -88,6 +88,7 @@ class Checkpoints:
         rungs: Sequence[Rung],
         front: Front[Rung],
         may_grow: Callable[[Rung], bool],
+        recorded: Container[int],
     ) -> None:
         """Remove the checkpoints that are never needed again.
 
@@ -96,13 +97,14 @@ class Checkpoints:
             rungs: Those of them that left a milestone.
             front: Their front.
             may_grow: Whether a rung's network may have one dendrite more.
+            recorded: The trials whose epochs are in MLflow. Those of others are in their checkpoints only.
         """
         kept = {point.payload.trial for point in front}
         # Not while it is waiting or being trained, which may be done again.
         continued = {trial.user_attrs.get(PARENT) for trial in trials if trial.state.is_finished()}
         there = {file.name for file in self._folder.milestones.iterdir()}
         for rung in rungs:
-            if rung.checkpoint not in there or rung.trial in kept:
+            if rung.checkpoint not in there or rung.trial in kept or rung.trial not in recorded:
                 continue
             if rung.trial in continued or not rung.milestone.accepted or not may_grow(rung):
                 self.remove(rung.checkpoint)

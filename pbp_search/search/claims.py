@@ -11,11 +11,11 @@ A worker that only was silent for so long finds another's claim on its trial, an
 import logging
 import math
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from time import monotonic
 
 import optuna
 from filelock import FileLock, Timeout
@@ -84,6 +84,11 @@ class Claim:
         self._lock.release()
 
 
+def monotonic() -> float:
+    """Seconds that do not stand still while the machine sleeps, where the system has them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class Contact:
     """For how long the storage has answered a worker without a break."""
 
@@ -121,6 +126,7 @@ class Claims:
         self._storage = storage
         self._place = _place(folder.locks)
         self._contact = Contact()
+        self._told = False
         self.held: Claim | None = None
 
     def deciding(self) -> AbstractContextManager[object]:
@@ -178,7 +184,11 @@ class Claims:
 
     def is_in_doubt(self, trials: Iterable[FrozenTrial]) -> bool:
         """Whether it will soon turn out if a trial is abandoned: new ones wait for that, as it comes before them."""
-        return not self._is_in_contact() and bool(self._silent(trials))
+        in_doubt = not self._is_in_contact() and bool(self._silent(trials))
+        if in_doubt and not self._told:
+            logger.warning("A worker elsewhere is silent: in a minute it is known whether it has died.")
+            self._told = True
+        return in_doubt
 
     def next_abandoned(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """The abandoned trial that is to be done again now, if any, while deciding. Its restart is counted.

@@ -41,7 +41,7 @@ class ConfigurationView(optuna.Study):
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         if self._trials is None:  # read once for all parameters of a trial: reading takes longer than drawing
-            trials = self.study._get_trials(deepcopy=False, use_cache=use_cache)
+            trials = self.study._get_trials(deepcopy=False)
             self._trials = self._collapsed.configurations(trials, self.study.directions)
         others = (trial for trial in self._trials if trial.number != self.asking)
         seen = [trial for trial in others if states is None or trial.state in states]

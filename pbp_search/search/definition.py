@@ -85,8 +85,13 @@ def same_study(
     except KeyError:
         study = None
     if study is None or study.user_attrs.get(FOLDER) != identity:
-        raise StudyError(
-            f"The study {name!r} has been kept under a dated name meanwhile (--fresh): the same command goes on "
-            "with the new study of the name."
-        )
+        raise renamed(name)
     return study
+
+
+def renamed(name: str) -> StudyError:
+    """What is said of a study that has been archived while somebody was at it."""
+    return StudyError(
+        f"The study {name!r} has been kept under a dated name meanwhile (--fresh): the same command goes on "
+        "with the new study of the name."
+    )

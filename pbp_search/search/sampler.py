@@ -141,21 +141,19 @@ def _ladder(widths: BaseDistribution) -> list[Any]:
     """Different widths that cover their range evenly, however few of them are taken (J. G. van der Corput)."""
     if widths.single():
         return []
-    if isinstance(widths, CategoricalDistribution):
-        return list(widths.choices[:_RUNGS])
     bits = _RUNGS.bit_length() - 1
     places = (int(f"{rung:0{bits}b}"[::-1], 2) for rung in range(_RUNGS))
     return list(dict.fromkeys(_at(widths, (place + 0.5) / _RUNGS) for place in places))
 
 
 def _middle(distribution: BaseDistribution) -> Any:
+    return _at(distribution, 0.0 if isinstance(distribution, CategoricalDistribution) else 0.5)
+
+
+def _at(distribution: BaseDistribution, place: float) -> Any:
+    """The value at a place between 0 and 1 in a range, or in a list of choices."""
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    return _at(distribution, 0.5)
-
-
-def _at(distribution: BaseDistribution, place: float) -> int | float:
-    """The number at a place between 0 and 1 in a range."""
+        return distribution.choices[int(place * len(distribution.choices))]
     assert isinstance(distribution, (IntDistribution, FloatDistribution))
     low, high = float(distribution.low), float(distribution.high)
     if isinstance(distribution, IntDistribution):  # each number has the same share

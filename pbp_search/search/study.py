@@ -204,7 +204,7 @@ class Study:
         sampler_of(sampler, self.definition.seed)  # refused here, not in the workers
         deadline = None if timeout is None else time.time() + timeout
         checkpoints = self._checkpoints()
-        data = check_task(task)
+        check_task(task)
         if backend != "loky" or (workers or 1) > 1:
             check_sendable(task)
         self.folder.create()
@@ -213,6 +213,7 @@ class Study:
         if difference:
             raise StudyError(f"The study {self.name!r} is of another task ({'; '.join(difference)}).")
         storage = open_storage(self.folder.home, self._storage, create=False)
+        same_study(self.name, self.folder.identity, storage)
         tracker = Tracker(self.folder, self.name, tracking_uri, tracking_lock(storage, self.folder))
         setup = Setup(
             folder=self.folder,
@@ -238,8 +239,8 @@ class Study:
                     self._tell(outcome)
                     if on_outcome is not None:
                         on_outcome(outcome)
-                record_missing(self, tracker)
-                self._tidy(checkpoints, NetworkSizes(task, data))  # what a worker that was killed did not
+                recorded = record_missing(self, tracker)
+                self._tidy(checkpoints, NetworkSizes(task), recorded)  # what a worker that was killed did not
             except BaseException as error:
                 with if_possible():
                     self._put_back_abandoned()
@@ -250,13 +251,13 @@ class Study:
         record_end(self, tracker, "FINISHED")
         return self.front()
 
-    def _tidy(self, checkpoints: Checkpoints, sizes: NetworkSizes) -> None:
-        trials, own = self._trials(), self.definition
-        rungs = self._rungs.of(trials)
-        front = front_of(rungs, own.direction, own.size)
-        checkpoints.tidy(
-            trials, rungs, front, lambda rung: sizes.may_grow(rung.milestone, own.space, own.max_parameters)
-        )
+    def _tidy(self, checkpoints: Checkpoints, sizes: NetworkSizes, recorded: set[int]) -> None:
+        own = self.definition
+
+        def may_grow(rung: Rung) -> bool:
+            return sizes.may_grow(rung.milestone, own.space, own.max_parameters)
+
+        checkpoints.tidy(self._trials(), self.rungs(), self.front(), may_grow, recorded)
 
     def _put_back_abandoned(self) -> None:
         """Let the trials wait whose workers have been stopped with us: that is no restart after a death."""
@@ -354,27 +355,36 @@ class Study:
         tracker = Tracker(folder, self.name, tracking_uri, tracking_lock(storage, folder))
         claims = Claims(self.folder, self._optuna, storage)
         with claims.deciding():
-            same_study(self.name, self.folder.identity, storage)
-            trials = trials_of(self._optuna)
-            abandoned = claims.abandoned(trials, at_once=True)
-            running = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
-            alive = running - {trial.number for trial in abandoned}
-            if alive:
-                raise StudyError(
-                    f"The study {self.name!r} is running (trial {min(alive)}): stop its workers first, or wait for "
-                    "their end. One that was killed on another machine counts for a minute."
-                )
-            for trial in abandoned:
-                storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            self._put_in_order(claims, storage)
+        # Before the name is given up: whatever fails, the same command does it again.
+        status = tracker.status()
+        if status is not None:
+            record_missing(self, tracker)
+        if status == "RUNNING":
+            record_end(self, tracker, "KILLED")
+        with claims.deciding():
+            self._put_in_order(claims, storage)
             dated = dated_name(self.name, optuna.get_all_study_names(storage))
             # One transaction. The folder keeps its name, and MLflow's experiment is found by the folder's: a crash here
             # leaves nothing in between.
             rename_study(storage, self.name, dated)
-        record_missing(self, tracker)
-        if tracker.is_running():
-            record_end(self, tracker, "KILLED")
         tracker.rename(dated)
         return dated
+
+    def _put_in_order(self, claims: Claims, storage: optuna.storages.RDBStorage) -> None:
+        """Let the trials wait whose workers have died, while deciding; nobody may be at any other."""
+        same_study(self.name, self.folder.identity, storage)
+        trials = trials_of(self._optuna)
+        abandoned = claims.abandoned(trials, at_once=True)
+        running = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
+        alive = running - {trial.number for trial in abandoned}
+        if alive:
+            raise StudyError(
+                f"The study {self.name!r} is running (trial {min(alive)}): stop its workers first, or wait for "
+                "their end. One that was killed on another machine counts for a minute."
+            )
+        for trial in abandoned:
+            storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
 def list_studies(home: Home, storage: str | None = None) -> list[Study]:

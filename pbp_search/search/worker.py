@@ -26,8 +26,9 @@ from pbp_search.errors import CheckpointError, SettingsError, StorageError, Trai
 from pbp_search.home import StudyFolder
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import MOST_RESTARTS, Claim, Claims, restarts_of
-from pbp_search.search.definition import same_study
+from pbp_search.search.definition import renamed, same_study
 from pbp_search.search.promotion import next_promotion
+from pbp_search.search.recording import record_of
 from pbp_search.search.rungs import (
     CHECKPOINT,
     CONFIGURATION,
@@ -40,7 +41,6 @@ from pbp_search.search.rungs import (
     Rung,
     Rungs,
     front_of,
-    rung_of,
     trials_of,
     values_of,
 )
@@ -49,7 +49,7 @@ from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.stagnation import stagnated
 from pbp_search.search.storage import open_storage, patient, tracking_lock
-from pbp_search.tracking import Tracker, TrialRecord
+from pbp_search.tracking import Tracker
 from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Task, TrialConfig, run_rung
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,7 @@ class Worker:
         self._data = setup.task.data()
         self._sizes = NetworkSizes(setup.task, self._data)
         self._history: list[EpochRecord] = []
+        self._recorded: set[int] = set()
         self._rung_distribution = IntDistribution(0, setup.space.dendrites)
 
     def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
@@ -135,7 +136,7 @@ class Worker:
                 self._claims.end()  # whatever has interrupted us, and wherever: this process may live on
             if outcome is not None:
                 self._record(outcome.trial)
-                self._tidy()  # not earlier: whoever records a trial of a dead worker has its epochs from its checkpoint
+                self._tidy()
                 return outcome
             if claim is None:
                 if self._is_done(trials):
@@ -176,6 +177,8 @@ class Worker:
     def _claim(self, target: int) -> Claim | None:
         self._history.clear()
         with self._claims.deciding():
+            if self._storage.get_study_name_from_id(self._study._study_id) != self._setup.study:
+                raise renamed(self._setup.study)
             trials = trials_of(self._study)
             trial = self._claims.next_abandoned(trials)
             if trial is None:
@@ -372,29 +375,13 @@ class Worker:
         trials = trials_of(self._study)
         rungs = self._rungs.of(trials)
         front = front_of(rungs, self._setup.task.direction, self._setup.size)
-        self._checkpoints.tidy(trials, rungs, front, self._may_grow)
+        self._checkpoints.tidy(trials, rungs, front, self._may_grow, self._recorded)
 
     @patient
     def _record(self, number: int) -> None:
         trial = trials_of(self._study)[number]
         try:
             self._tracker.log_trial(record_of(trial, self._history))
+            self._recorded.add(number)
         except MlflowException as error:
-            logger.warning("Trial %d is not in MLflow yet, the study's next run records it: %s", number, error)
-
-
-def record_of(trial: FrozenTrial, history: Sequence[EpochRecord]) -> TrialRecord:
-    """What MLflow keeps of a finished trial."""
-    assert trial.datetime_start is not None
-    assert trial.datetime_complete is not None
-    rung = rung_of(trial)
-    return TrialRecord(
-        number=trial.number,
-        params=trial.params,
-        started=int(trial.datetime_start.timestamp() * 1000),
-        ended=int(trial.datetime_complete.timestamp() * 1000),
-        milestone=None if rung is None else rung.milestone,
-        # A trial that was done again after a failure, because its worker died in between, has the reason still.
-        failure=trial.user_attrs.get(FAILURE) if rung is None else None,
-        history=tuple(history),
-    )
+            logger.warning("Trial %d is not in MLflow yet, the study's next run records it: %s", number, said(error))

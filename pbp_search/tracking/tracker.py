@@ -142,9 +142,9 @@ class Tracker:
         self._client.set_terminated(self._study_run, status=status)
 
     @_when_busy
-    def is_running(self) -> bool:
-        """Whether the study's run has not ended: where nobody is at it any more, its process has died."""
-        return bool(self._client.get_run(self._study_run).info.status == "RUNNING")
+    def status(self) -> str | None:
+        """That of the study's run; None if this store has none. One that runs and that nobody is at has been killed."""
+        return next((str(run.info.status) for run in self._runs(f"tags.`{_STUDY}` = '{self._identity}'")), None)
 
     @_when_busy
     def log_files(self, folder: Path) -> None:
@@ -204,8 +204,9 @@ class Tracker:
                 return runs
 
     def rename(self, name: str) -> None:
-        """Give the study's experiment and run another name."""
-        self._client.set_tag(self._study_run, "mlflow.runName", name)
+        """Give the study's experiment another name, and its run if there is one."""
+        if self.status() is not None:
+            self._client.set_tag(self._study_run, "mlflow.runName", name)
         self._client.rename_experiment(self._experiment.experiment_id, name)
 
 

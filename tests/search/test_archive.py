@@ -99,6 +99,34 @@ def test_a_tracking_store_that_cannot_be_opened_stops_archiving_before_it_begins
     assert recorded(home, "dots") == {0, 1}
 
 
+@pytest.mark.parametrize("step", ["status", "recorded", "end"])
+def test_what_fails_before_the_renaming_is_done_again(home: Home, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    study = quick_study(home)
+    study.run(Dots(), 2)
+    tracker = Tracker(study.folder, study.name)
+    tracker.begin({})  # as of a process that was killed
+
+    def fails(*_: object) -> None:
+        raise StorageError("MLflow is away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, step, fails)
+        with pytest.raises(StorageError, match="MLflow is away"):
+            study.archive()
+    assert [found.name for found in list_studies(home)] == ["dots"]
+    assert study.archive().startswith("dots-2")
+    assert tracker.status() == "KILLED"
+
+
+def test_another_tracking_store_does_not_get_the_study_that_is_archived(home: Home, tmp_path: Path) -> None:
+    study = quick_study(home)
+    study.run(Dots(), 2)
+    other = f"sqlite:///{tmp_path}/other.db"
+    study.archive(other)
+    assert Tracker(study.folder, study.name, other).status() is None
+    assert Tracker(study.folder, study.name).status() == "FINISHED"
+
+
 class DiesError(BaseException):
     """Stands for a signal that ends the process: nothing catches it."""
 

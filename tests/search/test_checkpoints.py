@@ -1,5 +1,6 @@
 """What is stored, found again, and removed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,14 @@ def test_what_is_never_needed_again_is_removed(
         Path(study.folder.milestones / one.checkpoint).touch()
     Path(study.folder.milestones / "of a rung that is running").touch()
     trials = [finished_trial(one.trial, one.milestone, one.parent) for one in rungs] + others
-    Checkpoints(study.folder).tidy(trials, rungs, front_of(rungs, "maximize"), lambda one: one.milestone.dendrites == 0)
+    front, everything = front_of(rungs, "maximize"), files(study)
+
+    def tidy(recorded: Sequence[int]) -> None:
+        Checkpoints(study.folder).tidy(trials, rungs, front, lambda one: one.milestone.dendrites == 0, recorded)
+
+    tidy([])
+    assert files(study) == everything, "their epochs are nowhere else"
+    tidy(range(10))
     assert files(study) == {*kept, "of a rung that is running"}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pbp_search.home import Home
 from pbp_search.search import Study, worker
 from pbp_search.search.claims import Claim
+from pbp_search.search.recording import record_of
 from pbp_search.search.sampler import KeyedSampler
 from tests.quick_studies import Dots, quick_study, recorded, story
 
@@ -104,6 +105,6 @@ def test_a_trial_that_failed_before_it_succeeded_is_recorded_as_what_it_is(home:
     trial = finished.finished()[0]
     failed_once = copy.deepcopy(trial)
     failed_once.user_attrs["failure"] = "RuntimeError: no memory for a moment"
-    record = worker.record_of(failed_once, ())
+    record = record_of(failed_once, ())
     assert record.failure is None
     assert record.milestone is not None

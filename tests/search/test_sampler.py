@@ -301,6 +301,7 @@ def test_auto_starts_with_a_ladder_of_widths_whatever_the_seed_and_with_all_else
         (IntDistribution(4, 6), [4, 5, 6]),
         (IntDistribution(1, 100), [7, 57, 32, 82, 19, 69, 44, 94]),
         (CategoricalDistribution((16, 4, 64)), [16, 4, 64]),
+        (CategoricalDistribution(tuple(range(1, 17))), [2, 10, 6, 14, 4, 12, 8, 16]),
         (IntDistribution(5, 5), []),
     ],
 )
