@@ -10,7 +10,9 @@ def said(error: BaseException, length: int = 1000) -> str:
     except Exception:  # an error that cannot even say what it is
         text = ""
     text = " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())
-    text = re.sub(r"://[^\s@]*@", "://***@", text)  # MLflow and others tell URLs with all that is secret in them
+    # MLflow and others tell URLs with all that is secret in them: a password, or a server's token in place of the user.
+    text = re.sub(r"://([^:/\s@]*):[^\s@]*@", r"://\1:***@", text)
+    text = re.sub(r"(https?://)[^:/\s@]+@", r"\1***@", text)
     if not isinstance(error, PbpSearchError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= length else f"{text[: length - 3]}..."
