@@ -32,6 +32,10 @@ cli.add_command(export)
 cli.add_command(ui)
 
 
+ENDING_SECONDS = 30
+"""How long a program may take to end in good order after SIGTERM. Its workers notice its end, however it comes."""
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM. Not a SystemExit: a user's own code that ends the program is not a request to end it."""
 
@@ -98,4 +102,13 @@ def _send_again(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    # The signal may have come where a library holds a lock, or catches everything: then nothing else would end us.
+    timer = threading.Timer(ENDING_SECONDS, _end_now)
+    timer.daemon = True
+    timer.start()
     raise _Terminated
+
+
+def _end_now() -> None:
+    os.write(2, b"The program did not end by itself: it is stopped. What it was at, the next run does again.\n")
+    os._exit(143)

@@ -1,3 +1,4 @@
+import importlib
 import os
 import resource
 import shlex
@@ -150,6 +151,7 @@ def test_errors_of_other_libraries_are_defects_of_ours(raising: Callable[[BaseEx
 def test_a_signal_ends_the_program_with_its_exit_code(
     call: Callable[..., Called], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
+    monkeypatch.setattr(importlib.import_module("pbp_search.cli.main"), "ENDING_SECONDS", 3600)  # this process goes on
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(cli.commands["studies"], "callback", lambda **_: signal.raise_signal(number))
     monkeypatch.setattr(sys, "argv", ["pbp-search", "studies"])
@@ -199,6 +201,25 @@ def stopped(processes: ForkServerContext, folder: Path, arguments: list[str], nu
 
 
 @pytest.mark.slow
+def test_a_program_that_does_not_end_by_itself_is_ended() -> None:
+    program = (
+        "import importlib, os, signal, time, click\n"
+        "main = importlib.import_module('pbp_search.cli.main')\n"
+        "main.ENDING_SECONDS = 0.1\n"
+        "@click.command()\n"
+        "def deaf():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(60)\n"
+        "    except BaseException:\n"
+        "        time.sleep(60)\n"
+        "main.main(deaf)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 143
+    assert done.stderr == "The program did not end by itself: it is stopped. What it was at, the next run does again.\n"
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_study_of_two_workers_is_stopped_by_signals(
     folder: Path, place: Home, processes: ForkServerContext, number: signal.Signals, code: int
