@@ -94,8 +94,13 @@ def parts_of(progress: Progress, trials: int) -> list[str]:
         f"{progress.failed} failed",
         counted(progress.configurations, "configuration"),
         f"front {progress.front_size}",
-        f"hypervolume {progress.hypervolume:.3f}",
+        *hypervolume_of(progress),
     ]
+
+
+def hypervolume_of(progress: Progress) -> list[str]:
+    """How good the front is, if that can be said yet."""
+    return [] if progress.hypervolume is None else [f"hypervolume {progress.hypervolume:.3f}"]
 
 
 def counted(number: int, noun: str) -> str:

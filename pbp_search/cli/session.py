@@ -12,7 +12,7 @@ import optuna
 from rich.console import Console
 
 from pbp_search.cli.again import continuing_command
-from pbp_search.cli.live import Verbosity, counted, watched
+from pbp_search.cli.live import Verbosity, counted, hypervolume_of, watched
 from pbp_search.cli.tables import print_table
 from pbp_search.report import front_table, publish_front
 from pbp_search.search import Progress, Study
@@ -98,8 +98,8 @@ def _why(progress: Progress, trials: int, timeout: float | None, stagnation: int
 
 
 def _found(progress: Progress) -> str:
-    rungs = counted(progress.promoted, "promoted rung")
-    return f"{counted(progress.configurations, 'configuration')}, {rungs}, hypervolume {progress.hypervolume:.3f}"
+    counts = [counted(progress.configurations, "configuration"), counted(progress.promoted, "promoted rung")]
+    return ", ".join(counts + hypervolume_of(progress))
 
 
 def _tell_failures(study: Study) -> None:

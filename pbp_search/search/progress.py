@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from statistics import median_high
 
 from optuna.trial import FrozenTrial, TrialState
@@ -14,6 +15,7 @@ from pbp_search.training import Direction, Milestone, Size
 from pbp_search.training.milestone import UNITS
 
 _MARGIN = 0.1
+_FIRST = 10
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Progress:
         configurations: Configurations that have been begun.
         promoted: Finished rungs that went on from another, with one dendrite more.
         front_size: Networks on the front.
-        hypervolume: The share that the front dominates of the box around it, from 0 to 1: see :class:`Box`. It is no
-            measure of progress from one moment to another: the box moves with the front.
+        hypervolume: What the front dominates of the box around the first ten rungs that finished (see :class:`Box`), in
+            units of that box: it never falls, and is above 1 where the front has left the best of both behind. None
+            before there are ten.
     """
 
     finished: int
@@ -39,7 +42,7 @@ class Progress:
     configurations: int
     promoted: int
     front_size: int
-    hypervolume: float
+    hypervolume: float | None
 
 
 def progress_of(trials: Sequence[FrozenTrial], rungs: Sequence[Rung], direction: Direction, size: Size) -> Progress:
@@ -62,8 +65,28 @@ def progress_of(trials: Sequence[FrozenTrial], rungs: Sequence[Rung], direction:
         configurations=sum(PARENT not in trial.user_attrs for trial in begun),
         promoted=sum(rung.parent is not None for rung in rungs),
         front_size=len(front),
-        hypervolume=Box.around([front], rungs, direction, size).share(front) if rungs else 0.0,
+        hypervolume=_hypervolume(front, trials, rungs, direction, size),
     )
+
+
+def by_end(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The finished ones of some trials, in the order in which they finished."""
+
+    def end(trial: FrozenTrial) -> tuple[datetime, int]:
+        assert trial.datetime_complete is not None
+        return trial.datetime_complete, trial.number
+
+    return sorted((trial for trial in trials if trial.state.is_finished()), key=end)
+
+
+def _hypervolume(
+    front: Front[Rung], trials: Sequence[FrozenTrial], rungs: Sequence[Rung], direction: Direction, size: Size
+) -> float | None:
+    if len(rungs) < _FIRST:
+        return None
+    by_trial = {rung.trial: rung for rung in rungs}
+    first = [by_trial[trial.number] for trial in by_end(trials) if trial.number in by_trial][:_FIRST]
+    return Box.around([front_of(first, direction, size)], first, direction, size).share(front)
 
 
 @dataclass(frozen=True)
@@ -111,8 +134,8 @@ class Box:
         return cls((sign * worst, largest), (worst - best) * (largest - smallest))
 
     def share(self, front: Front[Rung]) -> float:
-        """The share of the box that a front in it dominates, from 0 to 1."""
-        return min(1.0, front.hypervolume(self.reference) / self.area)
+        """What a front dominates on the good side of the reference point, in areas: at most 1 if it is in the box."""
+        return front.hypervolume(self.reference) / self.area
 
 
 def sentence(trial: FrozenTrial, metric: str, size: Size) -> str:

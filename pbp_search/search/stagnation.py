@@ -1,11 +1,10 @@
 """Whether a study still gets anywhere."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from optuna.trial import FrozenTrial
 
-from pbp_search.search.progress import Box
+from pbp_search.search.progress import Box, by_end
 from pbp_search.search.rungs import Rung, front_of
 from pbp_search.training import Direction, Size
 
@@ -28,10 +27,10 @@ def stagnated(
         direction: Of the score.
         size: What the front counts.
     """
-    finished = [trial for trial in trials if trial.state.is_finished()]
+    finished = by_end(trials)
     if len(finished) <= window:
         return False
-    recent = {trial.number for trial in sorted(finished, key=_order)[-window:]}
+    recent = {trial.number for trial in finished[-window:]}
     if not rungs:
         return True
     before = [rung for rung in rungs if rung.trial not in recent]
@@ -39,9 +38,3 @@ def stagnated(
     box = Box.around(fronts, rungs, direction, size)
     now, then = map(box.share, fronts)
     return now <= then * (1 + LEAST_IMPROVEMENT)
-
-
-def _order(trial: FrozenTrial) -> tuple[datetime, int]:
-    """Trials in the order in which they finished."""
-    assert trial.datetime_complete is not None
-    return trial.datetime_complete, trial.number

@@ -12,7 +12,7 @@ from pbp_search.cli import live
 from pbp_search.cli.live import TimeLeft, Verbosity, watched
 from pbp_search.search import Progress
 
-BEFORE = Progress(2, 1, 0, 0, 3, 0, 1, 0.5)
+BEFORE = Progress(2, 1, 0, 0, 3, 0, 1, None)
 LATER = Progress(12, 2, 1, 0, 8, 4, 5, 0.8734)
 END = Progress(50, 0, 1, 0, 20, 29, 7, 0.9)
 
@@ -89,7 +89,7 @@ def test_elsewhere_there_are_plain_lines_where_something_happened(monkeypatch: p
     printed = watch(monkeypatch, told, Console(file=io.StringIO(), width=20))
     # 10 trials a minute: the other 38 take 228 seconds.
     assert printed.splitlines() == [
-        "2/50 rungs, 1 running, 0 failed, 3 configurations, front 1, hypervolume 0.500, 0:09:00 left",
+        "2/50 rungs, 1 running, 0 failed, 3 configurations, front 1, 0:09:00 left",
         "12/50 rungs, 2 running, 1 failed, 8 configurations, front 5, hypervolume 0.873, 0:03:48 left",
         "50/50 rungs, 0 running, 1 failed, 20 configurations, front 7, hypervolume 0.900, in 0:01:00",
     ]

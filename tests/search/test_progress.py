@@ -1,10 +1,12 @@
 import math
+from datetime import datetime, timedelta
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.home import Home
 from pbp_search.search import Progress, Rung, Study
@@ -30,7 +32,7 @@ def box_of(rungs: list[Rung], direction: Direction = "maximize") -> Box:
 
 
 def test_a_study_without_trials() -> None:
-    assert progress_of([], [], "maximize", "parameters") == Progress(0, 0, 0, 0, 0, 0, 0, 0.0)
+    assert progress_of([], [], "maximize", "parameters") == Progress(0, 0, 0, 0, 0, 0, 0, None)
 
 
 def test_trials_are_counted_by_what_they_are() -> None:
@@ -46,7 +48,6 @@ def test_trials_are_counted_by_what_they_are() -> None:
     progress = progress_of(trials, Rungs().of(trials), "maximize", "parameters")
     assert (progress.finished, progress.running, progress.failed, progress.waiting) == (4, 2, 1, 1)
     assert (progress.configurations, progress.promoted, progress.front_size) == (4, 1, 3)
-    assert 0 < progress.hypervolume < 1
 
 
 def test_a_study_says_how_far_it_is(finished: Study, home: Home) -> None:
@@ -58,7 +59,7 @@ def test_a_study_says_how_far_it_is(finished: Study, home: Home) -> None:
     study = quick_study(home)
     assert study.progress().finished == 0
     fill(study, [milestone(0.5, 10), milestone(0.4, 100)])
-    assert study.progress() == Progress(2, 0, 0, 0, 2, 0, 1, 1.0)
+    assert study.progress() == Progress(2, 0, 0, 0, 2, 0, 1, None)
 
 
 def test_the_hypervolume_by_hand() -> None:
@@ -79,7 +80,36 @@ def test_the_hypervolume_is_a_share_that_grows_with_the_rungs(
     shares = [share(rungs[:count], rungs, direction) for count in range(len(rungs) + 1)]
     assert all(after >= before - 1e-12 for before, after in pairwise(shares))
     assert shares[0] == 0
-    assert 0 < shares[-1] <= 1
+    assert 0 < shares[-1] <= 1 + 1e-12
+
+
+def hypervolume(trials: list[FrozenTrial]) -> float | None:
+    return progress_of(trials, Rungs().of(trials), "maximize", "parameters").hypervolume
+
+
+@given(st.lists(st.tuples(st.floats(-10, 10), st.integers(1, 10**6)), min_size=10, max_size=20), st.randoms())
+def test_the_hypervolume_of_a_study_never_falls(pairs: list[tuple[float, int]], random: Random) -> None:
+    trials = [finished_trial(number, milestone(*pair)) for number, pair in enumerate(pairs)]
+    random.shuffle(trials)
+    for place, trial in enumerate(trials):  # finished in another order than begun
+        trial.datetime_complete = datetime(2026, 1, 1) + timedelta(seconds=place)
+    there = [sorted(trials[:count], key=lambda trial: trial.number) for count in range(len(trials) + 1)]
+    shares = [hypervolume(trials) for trials in there]
+    assert shares[:10] == [None] * 10
+    known = [value for value in shares if value is not None]
+    assert len(known) == len(trials) - 9
+    assert all(after >= before - 1e-12 for before, after in pairwise(known))
+    assert 0 < known[0] <= 1 + 1e-12
+
+
+def test_the_hypervolume_of_a_study_by_hand() -> None:
+    trials = [finished_trial(number, milestone(0.5, 10)) for number in range(8)]
+    trials += [finished_trial(8, milestone(0.0, 1)), finished_trial(9, milestone(1.0, 100))]
+    staircase = 2.2 * 0.1 + 1.2 * 0.5 + 0.2 * 0.5
+    assert hypervolume(trials) == pytest.approx(staircase / (1.1 * 2.2))
+    better = finished_trial(10, milestone(2.0, 1))
+    assert hypervolume([*trials, better]) == pytest.approx(2.1 / 1.1), "better than the best of both before"
+    assert hypervolume([*trials, finished_trial(10, milestone(-9.0, 1000))]) == hypervolume(trials)
 
 
 def test_the_best_and_smallest_network_dominates_the_whole_box() -> None:
