@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
+from sqlalchemy.exc import IntegrityError
 
 from pbp_search.errors import CheckpointError, SettingsError, StorageError, TrainingError, said
 from pbp_search.home import StudyFolder
@@ -300,7 +301,10 @@ class Worker:
         if DENDRITES not in trial.params:  # of a trial that a user has enqueued
             dendrites = trial.system_attrs.get("fixed_params", {}).get(DENDRITES, 0)
             self._storage.set_trial_param(trial._trial_id, DENDRITES, dendrites, self._rung_distribution)
-        self._setup.space.suggest(optuna.Trial(self._study, trial._trial_id), seed=0)
+        try:
+            self._setup.space.suggest(optuna.Trial(self._study, trial._trial_id), seed=0)
+        except IntegrityError:  # one is there by now: who had the trial before was silent, and draws too
+            return self._drawn(self._latest(trial))
         self._storage.set_trial_user_attr(trial._trial_id, CONFIGURATION, trial.number)
         return self._latest(trial)
 
@@ -333,6 +337,9 @@ class Worker:
         except UpdateFinishedTrialError:
             self._tell_lost(claim)
             return None
+        except OSError:  # no fault of the trial's: the store is full, or gone
+            self._put_back(claim)
+            raise
         return self._told(claim, checkpoint.milestone, name)
 
     def _tell_lost(self, claim: Claim) -> None:

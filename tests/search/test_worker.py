@@ -1,5 +1,6 @@
 """Studies whose processes are killed: everything is done once, and nothing is lost."""
 
+import errno
 import signal
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
@@ -7,13 +8,15 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from optuna.distributions import BaseDistribution
 from optuna.samplers import RandomSampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.home import Home
 from pbp_search.search import Study
-from pbp_search.search.claims import Claim
-from pbp_search.search.sampler import Sampler
+from pbp_search.search.checkpoints import Checkpoints
+from pbp_search.search.claims import Claim, restarts_of
+from pbp_search.search.sampler import KeyedSampler, Sampler
 from pbp_search.search.storage import open_storage
 from pbp_search.search.worker import Setup, Worker
 from tests.quick_studies import Dots, quick_space, quick_study, recorded, story
@@ -171,6 +174,50 @@ def test_parameters_are_drawn_while_others_decide(home: Home) -> None:
         assert seen[-1] == [drawn for other, drawn in enumerate(known) if other != number]
     for worker in workers:
         worker._claims.end()
+
+
+def test_a_full_store_lets_the_trial_wait(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = quick_study(home)
+    worker = Worker(setup_of(study, "random"))  # nobody puts its trials in order after it, as on another machine
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        worker.run_one(1, None)
+    (trial,) = study._optuna.trials
+    assert trial.state == TrialState.WAITING
+    monkeypatch.undo()
+    assert worker.run_one(1, None) is not None
+    (trial,) = study._optuna.trials
+    assert trial.state == TrialState.COMPLETE
+    assert restarts_of(trial) == 0
+
+
+def test_two_workers_may_draw_one_trial(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = quick_study(home)
+    worker, sample = Worker(setup_of(study, "random")), KeyedSampler.sample_independent
+    drawn: list[str] = []
+
+    def beside_another(self: KeyedSampler, of: Any, trial: FrozenTrial, name: str, how: BaseDistribution) -> Any:
+        drawn.append(name)
+        if len(drawn) in (1, 4):  # who had the trial before was silent for long, and has just drawn this one
+            worker._storage.set_trial_param(trial._trial_id, name, how.to_internal_repr(low_of(how)), how)
+        return sample(self, of, trial, name, how)
+
+    monkeypatch.setattr(KeyedSampler, "sample_independent", beside_another)
+    outcome = worker.run_one(1, None)
+    assert outcome is not None
+    assert outcome.failure is None
+    (rung,) = study.rungs()
+    assert len(drawn) == len(set(drawn)) > 4, "nothing is drawn again that is there"
+    for name in (drawn[0], drawn[3]):
+        assert rung.params[name] == low_of(study._optuna.trials[0].distributions[name])
+
+
+def low_of(distribution: BaseDistribution) -> Any:
+    return getattr(distribution, "low", None) or distribution.choices[0]  # type: ignore[attr-defined]
 
 
 def test_two_processes_start_one_study_at_once(empty_home: Home, processes: ForkServerContext) -> None:
