@@ -131,7 +131,7 @@ def test_a_timeout_ends_the_study_early(call: Call, place: Home) -> None:
     called = call("run", "own.py:Own", "--trials", 5000, "--timeout", "1s")
     assert called.code == 0
     assert 1 <= len(Study.load("own", place).finished()) < 5000
-    assert re.search(r"^Time is up: \d+ configurations?, \d+ promoted rungs?\.", called.err, re.MULTILINE)
+    assert re.search(r"^Time is up: \d+ configurations?, \d+ promoted rungs?[.,]", called.err, re.MULTILINE)
 
 
 def test_a_study_without_progress_ends_early(call: Call, place: Home) -> None:
