@@ -46,6 +46,7 @@ from pbp_search.training.streams import key
 GUESSING = 0.1
 TASKS: dict[str, type[Task]] = {"digits": DigitsMLP, "mnist1d": Signals}
 SECONDS = {"digits": 60.0, "mnist1d": 240.0}
+PARTS = (0.25, 0.5, 1.0)  # of the time: when the hypervolumes are compared
 ARMS = ("ours", "to the end", "plain", "random")
 
 
@@ -161,23 +162,15 @@ def seconds_to(found: Sequence[Found], volumes: Sequence[float], goal: float) ->
 
 def compared(name: str, runs: dict[tuple[str, int], list[Found]], seeds: int) -> list[Figure]:
     """The figures of a task."""
-    reference = (GUESSING, math.log10(largest(name)))
     end = min(found[-1].seconds for found in runs.values())
-    within = {which: [one for one in found if one.seconds <= end] for which, found in runs.items()}
-    curves = {which: curve(found, reference) for which, found in within.items()}
-    last = {arm: [curves[arm, seed][-1] if curves[arm, seed] else 0.0 for seed in range(seeds)] for arm in ARMS}
+    figures = [one for part in PARTS for one in at(part * end, name, runs, seeds)]
+    within = {which: _until(end, found) for which, found in runs.items()}
+    curves = {which: curve(found, reference_of(name)) for which, found in within.items()}
     where = f"{name}, {end:.0f} s of CPU"
-    figures = [figure(f"hypervolume, {arm}, {where}", last[arm], "volume") for arm in ARMS]
-    others = ARMS[1:]
-    p_values = [
-        float(stats.wilcoxon(last["ours"], last[arm], alternative="greater").pvalue) if seeds > 1 else 1.0
-        for arm in others
-    ]
-    for arm, p_value in zip(others, holm(p_values), strict=True):
-        figures.append(figure(f"p, ours above {arm}, {where}", [p_value], "p", target=0.05))
     for arm, target in (("plain", 1 / 3), ("to the end", 0.6)):
         shares = [
-            seconds_to(within["ours", seed], curves["ours", seed], last[arm][seed]) / end for seed in range(seeds)
+            seconds_to(within["ours", seed], curves["ours", seed], _last(curves[arm, seed])) / end
+            for seed in range(seeds)
         ]
         figures.append(figure(f"CPU time to the end of {arm} / its own, {where}", shares, "ratio", target=target))
     networks = [statistics.median(len(within[arm, seed]) for seed in range(seeds)) for arm in ARMS]
@@ -186,6 +179,38 @@ def compared(name: str, runs: dict[tuple[str, int], list[Found]], seeds: int) ->
         for arm, count in zip(ARMS, networks, strict=True)
     ]
     return figures
+
+
+def at(seconds: float, name: str, runs: dict[tuple[str, int], list[Found]], seeds: int) -> list[Figure]:
+    """The hypervolumes after some CPU time."""
+    reference, where = reference_of(name), f"{name}, {seconds:.0f} s of CPU"
+    volumes = {
+        arm: [_last(curve(_until(seconds, runs[arm, seed]), reference)) for seed in range(seeds)] for arm in ARMS
+    }
+    figures = [figure(f"hypervolume, {arm}, {where}", volumes[arm], "volume") for arm in ARMS]
+    others = ARMS[1:]
+    p_values = [
+        float(stats.wilcoxon(volumes["ours"], volumes[arm], alternative="greater").pvalue) if seeds > 1 else 1.0
+        for arm in others
+    ]
+    figures += [
+        figure(f"p, ours above {arm}, {where}", [p_value], "p", target=0.05)
+        for arm, p_value in zip(others, holm(p_values), strict=True)
+    ]
+    return figures
+
+
+def reference_of(name: str) -> tuple[float, float]:
+    """The reference point of a task's hypervolumes."""
+    return GUESSING, math.log10(largest(name))
+
+
+def _until(seconds: float, found: Sequence[Found]) -> list[Found]:
+    return [one for one in found if one.seconds <= seconds]
+
+
+def _last(volumes: Sequence[float]) -> float:
+    return volumes[-1] if volumes else 0.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

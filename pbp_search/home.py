@@ -26,6 +26,9 @@ from sqlalchemy.engine import URL
 
 from pbp_search.errors import InputError
 
+POLL_SECONDS = 0.01
+"""How often who waits for a lock tries again: it is held for some hundredths of a second, many times a rung."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -145,7 +148,7 @@ class StudyFolder:
         return self._lock(f"trial-{trial:05d}")
 
     def _lock(self, name: str) -> FileLock:
-        return FileLock(self.locks / f"{name}.lock")
+        return FileLock(self.locks / f"{name}.lock", poll_interval=POLL_SECONDS)
 
 
 def _make_writable(folder: Path, otherwise: str) -> None:

@@ -16,7 +16,7 @@ from tenacity import RetryCallState, retry, retry_if_exception, stop_after_delay
 
 from pbp_search.databases import Database, server_lock
 from pbp_search.errors import StorageError, said
-from pbp_search.home import Home, StudyFolder
+from pbp_search.home import POLL_SECONDS, Home, StudyFolder
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def shared_lock(storage: optuna.storages.RDBStorage, name: str) -> AbstractConte
     """A lock that all who use a storage share: beside an SQLite file, or in the PostgreSQL server."""
     url = storage.engine.url
     if url.get_backend_name() == "sqlite":
-        return FileLock(f"{url.database}.{name}.lock")
+        return FileLock(f"{url.database}.{name}.lock", poll_interval=POLL_SECONDS)
     return server_lock(storage.engine, name)
 
 

@@ -269,12 +269,12 @@ class Study:
 
     def _tell(self, outcome: Outcome) -> None:
         # Here and not in the workers: those may be other processes, whose logs nobody sees.
-        trial = self._trials()[outcome.trial]
         if outcome.failure is not None:
             logger.warning("Trial %d failed: %s", outcome.trial, outcome.failure)
-            logger.info("%s", place_of_failure(trial))
-        else:
-            logger.info("%s", sentence(trial, self.definition.metric, self.definition.size))
+        if logger.isEnabledFor(logging.INFO):  # or the storage would be read for nothing
+            trial, own = self._trials()[outcome.trial], self.definition
+            told = outcome.failure is None
+            logger.info("%s", sentence(trial, own.metric, own.size) if told else place_of_failure(trial))
 
     def progress(self) -> Progress:
         """How far the study is, whoever runs it."""
