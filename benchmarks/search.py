@@ -1,6 +1,7 @@
 """Is the search worth its promotion? Hypervolume at equal CPU time, against searches that do without a part of it.
 
     python benchmarks/search.py --json benchmarks/results/search.json --csv benchmarks/results/search.csv
+    python benchmarks/search.py --json benchmarks/results/search.json --recorded benchmarks/results/search.csv
 
 ours         the engine as it comes: rungs, promotion by the gap to the front, sampler auto
 to the end   the same loop, but every configuration grows as far as it can; all its milestones count
@@ -224,6 +225,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def read(csv_file: Path) -> dict[str, dict[tuple[str, int], list[Found]]]:
+    """The finds of each task, arm and seed that were written before; seeds are counted from zero."""
+    with csv_file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    tasks: dict[str, dict[tuple[str, int], list[Found]]] = {}
+    for row in rows:
+        found = Found(float(row["seconds"]), float(row["score"]), int(row["parameters"]))
+        tasks.setdefault(row["task"], {}).setdefault((row["arm"], int(row["seed"])), []).append(found)
+    for name, runs in tasks.items():
+        first = min(seed for _, seed in runs)
+        tasks[name] = {(arm, seed - first): found for (arm, seed), found in runs.items()}
+    return tasks
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="One seed, a few seconds each: shows that it runs.")
 @click.option("--seeds", default=10, show_default=True)
@@ -232,6 +247,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 @click.option("--task", "names", multiple=True, type=click.Choice(list(TASKS)), help="Of the tasks, these.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all finds.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write JSON.")
+@click.option(
+    "--recorded",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Search nothing: compare the finds of this CSV.",
+)
 def main(
     quick: bool,
     seeds: int,
@@ -240,12 +260,18 @@ def main(
     names: Sequence[str],
     csv_file: Path | None,
     json_file: Path | None,
+    recorded: Path | None,
 ) -> None:
     """Search and print."""
-    names = names or (["digits"] if quick or signals() is None else list(TASKS))
-    seeds = 1 if quick else seeds
     figures: list[Figure] = []
     rows: list[tuple[object, ...]] = []
+    if recorded is not None:
+        for name, runs in read(recorded).items():
+            figures += compared(name, runs, len({seed for _, seed in runs}))
+        names = []
+    else:
+        names = names or (["digits"] if quick or signals() is None else list(TASKS))
+    seeds = 1 if quick else seeds
     for name in names:
         cases = [(arm, seed) for seed in range(seeds) for arm in ARMS]
         seconds = 5.0 if quick else SECONDS[name]
