@@ -60,7 +60,7 @@ class Ahead:
     @torch.no_grad()
     def _all(self, module: "Dendritic", shape: torch.Size) -> list[Tensor] | None:
         """The activations at all samples; None if they are too many, or do not follow from the samples alone."""
-        if module.spec.variant == "gradient" or not Patches.fit(module.base()) or module.hooked():
+        if module.spec.unfrozen or not Patches.fit(module.base()) or module.hooked():
             return None
         samples = self._samples.reshape(-1, *shape)
         if 2 * sum(one.nbytes for one in module.cascade(samples[:1])) * len(samples) > self._limit:

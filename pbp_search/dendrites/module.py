@@ -7,8 +7,8 @@ For input x, D dendrites a neuron, and per-channel weights U[d, e] and W[d]:
     y   = M(x) + sum_d W[d] * a_d                 before the network's own nonlinearity
 
 (R. Brenner and L. Itti, arXiv 2501.18018.) "Perforated" means that no error flows back through dendrites: they act
-without a graph, and take no gradient themselves once they are accepted. In the ``gradient`` variant, a control, they
-are ordinary parts of the network.
+without a graph, and take no gradient themselves once they are accepted. In the variants ``joint`` and ``gradient``
+accepted dendrites are ordinary parts of the network.
 """
 
 import copy
@@ -98,7 +98,8 @@ class Dendritic(Wrapper):
     Attributes:
         module: M, trained by ordinary backpropagation.
         seen: What dendrites see instead of M's inputs, if anything.
-        dendrites: The accepted dendrites in their order; frozen, except in the ``gradient`` variant.
+        dendrites: The accepted dendrites in their order; frozen, except in the variants ``joint`` and
+            ``gradient``.
         outgoing: W, shape (D, C), trained with M.
         features: How many numbers of ``seen`` there are for each sample; None before the first pass.
         ahead: Set by a training loop while it runs: what the dendrites say of all samples.
@@ -137,7 +138,7 @@ class Dendritic(Wrapper):
             known = self.ahead.slices(self, args[0])
             if known is not None:
                 return known
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.variant == "gradient"):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.unfrozen):
             return self.cascade(*args, **kwargs)
 
     def cascade(self, *args: Any, **kwargs: Any) -> list[Tensor]:
@@ -182,19 +183,20 @@ class Dendritic(Wrapper):
         """Connect a generation with W = 0, and freeze it.
 
         Every bit of the module's outputs stays as it was, but for the sign of an exact zero: -0.0 + 0.0 is 0.0. In the
-        ``gradient`` variant dendrites stay trainable, and W starts at random (torch's global stream).
+        variants ``joint`` and ``gradient`` dendrites stay trainable; in the latter W starts at random (torch's global
+        stream).
         """
-        joint = self.spec.variant == "gradient"
+        joint = self.spec.unfrozen
         for dendrite in generation:
             self.dendrites.append(dendrite.requires_grad_(joint).train(joint and self.training))
         rows = self.outgoing.new_zeros(len(generation), self.channels)
-        if joint:
+        if self.spec.variant == "gradient":
             rows.normal_(std=self.spec.outgoing_scale)
         self.outgoing = nn.Parameter(torch.cat([self.outgoing.detach(), rows]))
 
     def train(self, mode: bool = True) -> "Dendritic":
         super().train(mode)
-        if self.spec.variant != "gradient":
+        if not self.spec.unfrozen:
             self.dendrites.eval()  # frozen dendrites stay in evaluation mode
         return self
 

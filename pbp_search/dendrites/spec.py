@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pbp_search.settings import Settings
 
-Variant = Literal["perforated", "gradient", "random", "sham"]
+Variant = Literal["perforated", "joint", "gradient", "random", "sham"]
 Nonlinearity = Literal["tanh", "sigmoid", "relu", "gelu"]
 Objective = Literal["correlation", "covariance"]
 Pattern = Literal["random", "window", "chosen"]
@@ -38,7 +38,8 @@ class DendriteSpec(Settings):
     """The form of the dendrites.
 
     Attributes:
-        variant: ``perforated``, the method itself; or a control: ``gradient``, dendrites that train jointly with the
+        variant: ``perforated``, the method itself; ``joint``, whose dendrites learn alike, but then train on with the
+            network by ordinary backpropagation; or a control: ``gradient``, dendrites that train jointly with the
             network by ordinary backpropagation (nothing is perforated); ``random``, dendrites that stay at their random
             start; ``sham``, the same cycles and restarts without dendrites.
         nonlinearity: f in ``a = f(z)``, the dendrite's own nonlinearity.
@@ -70,6 +71,16 @@ class DendriteSpec(Settings):
     placement: Literal["all", "head", "first", "all_but_first"] | tuple[str, ...] = "all"
     outgoing_scale: float = Field(0.1, ge=0)
 
+    @property
+    def learned(self) -> bool:
+        """Whether a generation has a dendrite phase."""
+        return self.variant in ("perforated", "joint")
+
+    @property
+    def unfrozen(self) -> bool:
+        """Whether accepted dendrites train with the network, and errors flow back through them."""
+        return self.variant in ("joint", "gradient")
+
     @model_validator(mode="after")
     def _fits_together(self) -> Any:
         if self.objective == "covariance" and self.nonlinearity not in BOUNDED:
@@ -77,7 +88,7 @@ class DendriteSpec(Settings):
                 f"covariance has no maximum with the unbounded {self.nonlinearity}: use one of {', '.join(BOUNDED)}, "
                 "or the objective correlation"
             )
-        if self.per_neuron > self.pool and self.variant == "perforated":
+        if self.per_neuron > self.pool and self.learned:
             raise ValueError(
                 f"per_neuron is {self.per_neuron}, but the pool has {self.pool} candidates to choose them from: "
                 "pool must be at least per_neuron"

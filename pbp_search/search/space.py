@@ -104,7 +104,9 @@ class SearchSpace(Settings):
         2, description="How often a generation is started before the chain ends."
     )
     variant: Annotated[Value, Setting(type_of(DendriteSpec, "variant"))] = Field(
-        "perforated", description='"perforated", or a control: "gradient", "random", "sham".'
+        "perforated",
+        description='"perforated"; "joint", whose dendrites train on with the network; or a control: "gradient", '
+        '"random", "sham".',
     )
     nonlinearity: Annotated[Value, Setting(type_of(DendriteSpec, "nonlinearity"))] = Field(
         "tanh", description='The dendrites\' nonlinearity: "tanh", "sigmoid", "relu" or "gelu".'
@@ -172,7 +174,7 @@ class SearchSpace(Settings):
                 f"leave the nonlinearity at {', '.join(BOUNDED)}, or add the objective correlation"
             )
         most, fewest = max(corners(self.per_neuron)), min(corners(self.pool))
-        if most > fewest and "perforated" in corners(self.variant):
+        if most > fewest and {"perforated", "joint"} & set(corners(self.variant)):
             raise SettingsError(
                 f"per_neuron can be {most} where the pool has {fewest} candidates: "
                 "pool must always be at least per_neuron"
@@ -267,7 +269,7 @@ class SearchSpace(Settings):
         grows = self.dendrites > 0
         spec = draw("variant", when=grows)
         made = grows and spec["variant"] != "sham"
-        learns = grows and spec["variant"] == "perforated"
+        learns = grows and spec["variant"] in ("perforated", "joint")
         schedule |= draw("acceptance", "tries", when=grows)
         spec |= draw("nonlinearity", "per_neuron", "fan_in", "sees", "placement", when=made)
         spec |= draw("pattern", when=spec.get("fan_in") is not None)

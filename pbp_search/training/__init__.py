@@ -2,7 +2,7 @@
 
 from pbp_search.training.config import CycleSchedule, Fixed, Plateau, TrialConfig
 from pbp_search.training.data import Data, Source, Split
-from pbp_search.training.milestone import Checkpoint, EpochRecord, GrowthRecord, Milestone, Size, build_network
+from pbp_search.training.milestone import Checkpoint, EpochRecord, GrowthRecord, Milestone, Size, Step, build_network
 from pbp_search.training.neuron_phase import evaluate, train_neurons
 from pbp_search.training.rung import run_chain, run_rung
 from pbp_search.training.stopping import Stopper, better
@@ -22,6 +22,7 @@ __all__ = [
     "Size",
     "Source",
     "Split",
+    "Step",
     "Stopper",
     "Task",
     "TrialConfig",

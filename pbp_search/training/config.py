@@ -1,6 +1,7 @@
 """The configuration of a trial: everything that a chain of milestones is computed from, besides the task.
 
-How many dendrites are wanted is not part of it: milestone d + 1 follows from milestone d and the configuration alone.
+How many dendrites and pruning steps are wanted is not part of it: each milestone follows from the one before and the
+configuration alone.
 """
 
 from typing import Annotated, Literal
@@ -70,6 +71,7 @@ class TrialConfig(Settings):
         mixed_precision: Compute the neuron phase's forward passes in bfloat16 where torch's autocast does; weights,
             errors, dendrite phases and scores stay in the network's own precision.
         record_budget: Bytes that a dendrite phase may take, for records and the work on them.
+        prune_share: The share of the weights left that a pruning step removes.
         seed: Keys every random stream.
     """
 
@@ -83,4 +85,5 @@ class TrialConfig(Settings):
     gradient_clip: float | None = Field(None, gt=0)
     mixed_precision: bool = False
     record_budget: int = Field(BUDGET, ge=2**20)
+    prune_share: float = Field(0.5, gt=0, lt=1)
     seed: int = Field(0, ge=0)

@@ -30,6 +30,9 @@ FORMAT = "pbp-search-milestone-3"
 
 Phase = Literal["neuron", "dendrite"]
 
+Step = Literal["grow", "prune"]
+"""What leads from one milestone to the next: one generation more, or fewer weights."""
+
 Size = Literal["parameters", "weight_bytes", "macs"]
 
 UNITS: dict[Size, str] = {
@@ -80,14 +83,17 @@ class Milestone(Settings):
         config: The configuration of the chain.
         requested: The dendrite generations that were asked for.
         dendrites: The generations the network has; fewer than requested if the last one was thrown away.
-        parameters: What the folded network stores.
-        weight_bytes: The bytes of its parameters and buffers.
-        macs: Its multiply-accumulates for one sample: see :func:`pbp_search.dendrites.multiply_accumulates`.
+        parameters: What the folded network stores, without the weights that are pruned.
+        weight_bytes: The bytes of its parameters and buffers; of a pruned network see
+            :func:`pbp_search.training.pruning.stored_bytes`.
+        macs: Its multiply-accumulates for one sample: see :func:`pbp_search.dendrites.multiply_accumulates`. Those of
+            pruned weights count: without a kernel for sparse weights they are computed.
         score: The metric on the validation data.
         train_score: The metric on the training data.
         epochs: Epochs of both phases since the start of the chain, failed tries included.
         seconds: Wall-clock seconds since the start of the chain, tries that failed included.
         growth: How the generations of this rung went, tries that failed included.
+        pruned: Its pruning steps.
     """
 
     config: TrialConfig
@@ -101,6 +107,7 @@ class Milestone(Settings):
     epochs: int
     seconds: float
     growth: tuple[GrowthRecord, ...] = ()
+    pruned: int = Field(0, ge=0)
 
     @property
     def accepted(self) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from pbp_search.training.config import TrialConfig
 from pbp_search.training.data import Batch, Data, Source, Split, evaluation_batches, joined, moved, training_batches
 from pbp_search.training.milestone import weights_of
 from pbp_search.training.optimisers import optimiser_of
+from pbp_search.training.pruning import held
 from pbp_search.training.stopping import Stopper, better
 from pbp_search.training.streams import global_stream
 from pbp_search.training.task import Task
@@ -32,6 +33,7 @@ def train_neurons(
     generation: int,
     attempt: int,
     on_epoch: Callable[[int, dict[str, float]], None],
+    pruned: int = 0,
 ) -> float:
     """Train until the schedule says so, and leave the network at its best validation weights.
 
@@ -43,6 +45,7 @@ def train_neurons(
         generation: How many generations the network has.
         attempt: Which try of the last generation.
         on_epoch: Told each epoch and its ``train_loss`` and ``validation_score``.
+        pruned: Its pruning steps; if there are any, weights that are zero stay zero.
 
     Returns:
         The best validation score.
@@ -55,9 +58,12 @@ def train_neurons(
     stop = Stopper(config.schedule.neuron, generation, task.direction)
     best: tuple[float, dict[str, Tensor]] | None = None
     epoch, over = 0, False
-    with _looking_ahead(network, data.train, config) as on_gathered:
+    stream: tuple[int | str, ...] = ("neuron", generation, attempt)
+    if pruned:
+        stream = (*stream, "pruned", pruned)
+    with _looking_ahead(network, data.train, config) as on_gathered, held(network) if pruned else nullcontext():
         while not over:
-            with global_stream(config.seed, "neuron", generation, attempt, epoch):
+            with global_stream(config.seed, *stream, epoch):
                 loss = _train_epoch(network, task, data.train, config, optimiser, on_gathered)
             score = evaluate(network, task, data.validation)
             on_epoch(epoch, {"train_loss": loss, "validation_score": score})

@@ -5,8 +5,9 @@
            yes: the next milestone
            no:  throw the generation away, restore the previous milestone, try again, up to `tries`
 
-A rung is one step of this: the network without dendrites, or one generation more than the milestone before. It is
-computed from that milestone and the configuration alone.
+A rung is one step of this: the network without dendrites, or one generation more than the milestone before. Or it is a
+pruning step: of any milestone, a share of the weights is removed, and the neurons train again. It is computed from that
+milestone and the configuration alone.
 """
 
 import time
@@ -37,11 +38,13 @@ from pbp_search.training.milestone import (
     GrowthRecord,
     Milestone,
     Phase,
+    Step,
     build_network,
     macs_of,
     weights_of,
 )
 from pbp_search.training.neuron_phase import evaluate, train_neurons
+from pbp_search.training.pruning import prune, stored_bytes, stored_parameters
 from pbp_search.training.stopping import Stopper, better
 from pbp_search.training.streams import generator, global_stream
 from pbp_search.training.task import Task
@@ -86,8 +89,9 @@ def run_rung(
     on_epoch: OnEpoch | None = None,
     device: str = "auto",
     check: Callable[[], None] | None = None,
+    step: Step = "grow",
 ) -> Checkpoint:
-    """Train the network without dendrites, or grow one generation on a milestone.
+    """Train the network without dendrites, grow one generation on a milestone, or prune it.
 
     Args:
         task: What is learned.
@@ -99,21 +103,25 @@ def run_rung(
             be continued on another one, but only the same kind gives the same bits.
         check: Called after every epoch, in a dendrite phase too, whose epochs are told at its end; what it raises ends
             the rung.
+        step: What leads from the previous milestone to the next.
 
     Returns:
         The next milestone. If every try of the generation was useless, it holds the previous network.
 
     Raises:
         TrainingError: A loss, error or score became NaN or infinite.
-        SettingsError: The previous milestone is of another configuration, or its generation was thrown away.
+        SettingsError: The previous milestone is of another configuration, or its generation was thrown away; or
+            there is none to prune.
         InputError: There is no such device.
     """
+    if previous is None and step != "grow":
+        raise SettingsError(f"There is nothing to {step} yet: a chain starts with the network without dendrites.")
     if previous is not None and (previous.milestone.config != config or not previous.milestone.accepted):
         raise SettingsError(
             "A rung continues a milestone of the same configuration whose generation was accepted: "
             "this one is of another configuration, or the end of its chain."
         )
-    return _Rung(task, config, previous, data or task.data(), on_epoch, device_of(device), check).run()
+    return _Rung(task, config, previous, data or task.data(), on_epoch, device_of(device), check, step).run()
 
 
 class _Rung:
@@ -126,6 +134,7 @@ class _Rung:
         on_epoch: OnEpoch | None,
         device: torch.device,
         check: Callable[[], None] | None,
+        step: Step,
     ) -> None:
         self.task = task
         self.config = config
@@ -135,7 +144,9 @@ class _Rung:
         self.data = Data(*(on_device(part, device) for part in (data.train, data.validation, data.test)))
         self.on_epoch = on_epoch
         self.check = check or (lambda: None)
-        self.generation = 0 if previous is None else previous.milestone.dendrites + 1
+        self.step = step
+        self.generation = 0 if previous is None else previous.milestone.dendrites + (step == "grow")
+        self.pruned = 0 if previous is None else previous.milestone.pruned + (step == "prune")
         self.epochs = 0 if previous is None else previous.milestone.epochs
         self.started = time.monotonic()
         self.history: list[EpochRecord] = []
@@ -144,6 +155,10 @@ class _Rung:
     def run(self) -> Checkpoint:
         if self.previous is None:
             network = build_network(self.task, self.config, 0).to(self.device)
+            return self._milestone(network, self._train_neurons(network, attempt=0))
+        if self.step == "prune":
+            network = self.previous.network(self.task, self.source).to(self.device)
+            prune(network, self.config.prune_share)
             return self._milestone(network, self._train_neurons(network, attempt=0))
         for attempt in range(self.config.schedule.tries):
             network = self.previous.network(self.task, self.source).to(self.device)
@@ -160,7 +175,8 @@ class _Rung:
             self._report("neuron", attempt, epoch, values)
             self.check()
 
-        return train_neurons(network, self.task, self.data, self.config, self.generation, attempt, on_epoch)
+        task, data, config = self.task, self.data, self.config
+        return train_neurons(network, task, data, config, self.generation, attempt, on_epoch, self.pruned)
 
     def _grow(self, network: nn.Module, attempt: int) -> bool:
         """Give every module a generation. False if none learned anything beyond chance: W is not trained then.
@@ -177,7 +193,7 @@ class _Rung:
         generations: dict[str, list[Dendrite]] = {}
         for name, module in modules.items():
             stream = generator(self.config.seed, "dendrite", self.generation, attempt, name)
-            if variant == "perforated":
+            if self.config.dendrites.learned:
                 generations[name], growths[name] = grow(
                     module,
                     records.pop(name),
@@ -192,7 +208,7 @@ class _Rung:
             for name, module in modules.items():
                 module.accept(generations[name])
         network.to(self.device)
-        if variant != "perforated":
+        if not self.config.dendrites.learned:
             return True
         self._report_growth(attempt, growths)
         return any(growth.above_floor for growth in self.growth if growth.attempt == attempt)
@@ -253,14 +269,15 @@ class _Rung:
             config=self.config,
             requested=self.generation,
             dendrites=self.generation,
-            parameters=parameter_count(network),
-            weight_bytes=weight_bytes(network),
+            parameters=stored_parameters(network) if self.pruned else parameter_count(network),
+            weight_bytes=stored_bytes(network) if self.pruned else weight_bytes(network),
             macs=macs_of(network, self.data),
             score=score,
             train_score=evaluate(network, self.task, self.data.train),
             epochs=self.epochs,
             seconds=self._seconds(),
             growth=tuple(self.growth),
+            pruned=self.pruned,
         )
         return Checkpoint(milestone, weights_of(network), tuple(self.history))
 

@@ -90,7 +90,7 @@ LAYERS: dict[str, Layer] = {
     "group normalised": Layer(lambda: nn.Sequential(nn.Conv1d(3, 4, 2), nn.GroupNorm(2, 4)), (3, 4)),
     "shared": Layer(lambda: nn.Linear(4, 4), (4,), twice, patches=True),
 }
-VARIANTS = ("perforated", "gradient", "random", "sham")
+VARIANTS = ("perforated", "joint", "gradient", "random", "sham")
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "pool": {"pool": 4},

@@ -38,7 +38,7 @@ WIDE: dict[str, Any] = {
     "dendrites": 3,
     "acceptance": [0.0, 1e-3],
     "tries": (1, 3),
-    "variant": ["perforated", "gradient", "random", "sham"],
+    "variant": ["perforated", "joint", "gradient", "random", "sham"],
     "nonlinearity": ["tanh", "sigmoid", "relu", "gelu"],
     "objective": ["covariance", "correlation"],
     "pool": (3, 6),
@@ -129,7 +129,7 @@ def expected_names(params: dict[str, Any]) -> set[str]:
     names |= {"pattern"} if params["fan_in"] != "all" else set()
     names |= {"grid"} if params.get("pattern") == "window" else set()
     names |= {"outgoing_scale"} if variant == "gradient" else set()
-    if variant == "perforated":
+    if variant in ("perforated", "joint"):
         names |= LEARNED | rule("dendrite", params["schedule"])
         names |= {"objective"} if params["nonlinearity"] in ("tanh", "sigmoid") else set()
     return names
