@@ -36,7 +36,7 @@ from signals import Signals, signals
 
 from pbp_search.front import Front, Point
 from pbp_search.home import Home
-from pbp_search.search import Outcome, Rung, SearchSpace, Study, worker
+from pbp_search.search import Outcome, Rung, SearchSpace, Study, promotion
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.values import Range
 from pbp_search.tasks.digits import DigitsMLP
@@ -131,7 +131,7 @@ def run(name: str, arm: str, seed: int, seconds: float) -> list[Found]:
     if arm == "plain":
         return by_optuna(task, seed, seconds)
     if arm == "to the end":
-        with patch.object(worker, "next_promotion", to_the_end):
+        with patch.object(promotion, "next_promotion", to_the_end):
             return by_engine(task, seed, seconds, "auto")
     return by_engine(task, seed, seconds, "random" if arm == "random" else "auto")
 

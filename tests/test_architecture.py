@@ -24,7 +24,7 @@ FLOORS = (
     ("training",),
     ("tracking", "export", "tasks"),
     ("search",),
-    ("report",),
+    ("compare", "report"),
     ("cli",),
     ("studies", "__main__"),
 )

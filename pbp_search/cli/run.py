@@ -57,6 +57,12 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Keys all random streams.  [default: 0]")
 @options.space
 @click.option(
+    "--rungs",
+    type=click.Choice(["grow", "prune", "grow,prune"]),
+    help="What may lead from a network to the next: one more dendrite a neuron, fewer weights, or both.  "
+    "[default: as the space has it]",
+)
+@click.option(
     "--size",
     type=click.Choice(["parameters", "weight_bytes", "macs"]),
     help="What the second objective counts; macs are multiply-accumulates a sample.  [default: parameters]",
@@ -82,6 +88,7 @@ def run(
     sampler: str,
     seed: int | None,
     space: Path | None,
+    rungs: str | None,
     size: "Size | None",
     max_params: int | None,
     fresh: bool,
@@ -114,7 +121,11 @@ def run(
         cluster.close()  # it is there: the study may be made
     if cluster is not None or (workers or 1) > 1:
         check_sendable(loaded)
-    searched = None if space is None else SearchSpace.from_toml(space, SearchSpace.for_task(loaded))
+    searched = None
+    if space is not None or rungs is not None:
+        default = SearchSpace.for_task(loaded)
+        searched = default if space is None else SearchSpace.from_toml(space, default)
+        searched = searched if rungs is None else searched.with_steps(rungs.split(","))
     place = Home.at(home, artifacts)
     wanted = loaded.name if name is None else name
     if fresh:

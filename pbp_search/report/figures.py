@@ -1,7 +1,7 @@
 """The front as figures: score against size, every network a point, the front a line.
 
 Colours are from the palette of M. Okabe and K. Ito, told apart by the colour-blind; the number of dendrites is also
-told by the marker.
+told by the marker, which is open where the network has been pruned.
 """
 
 import math
@@ -26,14 +26,16 @@ def _title(study: Study) -> str:
     return f"{study.name}: how small at which {study.definition.metric}?"
 
 
-def _name(dendrites: int) -> str:
-    return {0: "no dendrites", 1: "1 dendrite a neuron"}.get(dendrites, f"{dendrites} dendrites a neuron")
+def _name(dendrites: int, pruned: bool) -> str:
+    name = {0: "no dendrites", 1: "1 dendrite a neuron"}.get(dendrites, f"{dendrites} dendrites a neuron")
+    return f"{name}, pruned" if pruned else name
 
 
-def _by_dendrites(rungs: Sequence[Rung]) -> dict[int, list[Rung]]:
-    groups: dict[int, list[Rung]] = {}
+def _groups(rungs: Sequence[Rung]) -> dict[tuple[int, bool], list[Rung]]:
+    """The rungs by their dendrites, and by whether they have been pruned."""
+    groups: dict[tuple[int, bool], list[Rung]] = {}
     for rung in rungs:
-        groups.setdefault(rung.milestone.dendrites, []).append(rung)
+        groups.setdefault((rung.milestone.dendrites, rung.milestone.pruned > 0), []).append(rung)
     return dict(sorted(groups.items()))
 
 
@@ -60,14 +62,14 @@ def draw_plotly(study: Study) -> go.Figure:
     sizes, scores = _line(study.front())
     step = {"color": _LINE, "shape": "hv", "width": 2}
     figure.add_scatter(x=sizes, y=scores, mode="lines", name="front", line=step, hoverinfo="skip")
-    for dendrites, rungs in _by_dendrites(study.rungs()).items():
+    for (dendrites, pruned), rungs in _groups(study.rungs()).items():
         index = min(dendrites, len(_COLOURS) - 1)
         figure.add_scatter(
             x=_sizes(study, rungs),
             y=[rung.milestone.score for rung in rungs],
             mode="markers",
-            name=_name(dendrites),
-            marker={"color": _COLOURS[index], "symbol": _PLOTLY_MARKERS[index], "size": 9},
+            name=_name(dendrites, pruned),
+            marker={"color": _COLOURS[index], "symbol": _PLOTLY_MARKERS[index] + pruned * "-open", "size": 9},
             customdata=[[rung.trial, rung.milestone.config.width, rung.milestone.train_score] for rung in rungs],
             hovertemplate=(
                 f"trial %{{customdata[0]}}, width %{{customdata[1]}}<br>%{{x:,}} {unit}<br>"
@@ -87,15 +89,16 @@ def draw_png(study: Study, path: Path) -> None:
     axes = figure.subplots()
     sizes, scores = _line(study.front())
     axes.plot(sizes, scores, drawstyle="steps-post", color=_LINE, label="front")
-    for dendrites, rungs in _by_dendrites(study.rungs()).items():
+    for (dendrites, pruned), rungs in _groups(study.rungs()).items():
         index = min(dendrites, len(_COLOURS) - 1)
         axes.scatter(
             _sizes(study, rungs),
             [rung.milestone.score for rung in rungs],
-            color=_COLOURS[index],
+            edgecolors=_COLOURS[index],
+            facecolors="none" if pruned else _COLOURS[index],
             marker=_MATPLOTLIB_MARKERS[index],
             s=24,
-            label=_name(dendrites),
+            label=_name(dendrites, pruned),
             zorder=3,
         )
     axes.set_xscale("log")

@@ -16,6 +16,7 @@ _COLUMNS = (
     "trial",
     "width",
     "dendrites",
+    "pruned",
     "parameters",
     "weight_bytes",
     "macs",
@@ -47,13 +48,15 @@ def front_table(study: Study) -> Table:
     title = f"Front of {study.name}: {len(front)} of {len(study.rungs())} networks (validation {metric})"
     table = Table(title=escape(title), box=box.SIMPLE, title_justify="left", padding=0)
     short = {"weight_bytes": "bytes", "train_score": "train"}
-    for column in _COLUMNS:
+    some_pruned = any(point.payload.milestone.pruned for point in front)
+    columns = [column for column in _COLUMNS if column != "pruned" or some_pruned]  # or 80 characters are too few
+    for column in columns:
         table.add_column(short.get(column, column), justify="right", no_wrap=True)
     for point in front:
         row = point.payload.row()
         shown = {"score": f"{row['score']:.4f}", "train_score": f"{row['train_score']:.4f}"}
         shown["seconds"] = f"{row['seconds']:.1f}"
-        table.add_row(*(shown.get(column, f"{row[column]:,}") for column in _COLUMNS))
+        table.add_row(*(shown.get(column, f"{row[column]:,}") for column in columns))
     return table
 
 

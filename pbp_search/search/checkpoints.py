@@ -1,13 +1,13 @@
 """The checkpoints of a study's milestones, in Optuna's artifact store: a folder that machines may share.
 
 What is kept: the checkpoints of the front, and of every milestone that may still be continued. One that is not on the
-front is never needed again when its continuation has finished, whatever came of that, when its last generation was
-thrown away, or when the space or the limit of parameters does not let it grow. Its checkpoint is removed when that is
-known and its epochs are in MLflow: by the worker that recorded it, or at the end of a run. Its figures stay.
+front is never needed again when its continuations, by every step that the space and the limit of parameters let it
+take, have finished, whatever came of them; or when its last generation was thrown away. Its checkpoint is removed when
+that is known and its epochs are in MLflow: by the worker that recorded it, or at the end of a run. Its figures stay.
 """
 
 import shutil
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial
 from pbp_search.errors import CheckpointError
 from pbp_search.front import Front
 from pbp_search.home import StudyFolder
-from pbp_search.search.rungs import PARENT, Rung
-from pbp_search.training import Checkpoint
+from pbp_search.search.rungs import Rung, continued_by
+from pbp_search.training import Checkpoint, Step
 
 
 class Checkpoints:
@@ -87,7 +87,7 @@ class Checkpoints:
         trials: Sequence[FrozenTrial],
         rungs: Sequence[Rung],
         front: Front[Rung],
-        may_grow: Callable[[Rung], bool],
+        steps: Callable[[Rung], Iterable[Step]],
         recorded: Container[int],
     ) -> None:
         """Remove the checkpoints that are never needed again.
@@ -96,15 +96,15 @@ class Checkpoints:
             trials: All of the study's trials.
             rungs: Those of them that left a milestone.
             front: Their front.
-            may_grow: Whether a rung's network may have one dendrite more.
+            steps: What may lead on from a rung.
             recorded: The trials whose epochs are in MLflow. Those of others are in their checkpoints only.
         """
         kept = {point.payload.trial for point in front}
         # Not while it is waiting or being trained, which may be done again.
-        continued = {trial.user_attrs.get(PARENT) for trial in trials if trial.state.is_finished()}
+        continued = continued_by(trial for trial in trials if trial.state.is_finished())
         there = {file.name for file in self._folder.milestones.iterdir()}
         for rung in rungs:
             if rung.checkpoint not in there or rung.trial in kept or rung.trial not in recorded:
                 continue
-            if rung.trial in continued or not rung.milestone.accepted or not may_grow(rung):
+            if not rung.milestone.accepted or all((rung.trial, step) in continued for step in steps(rung)):
                 self.remove(rung.checkpoint)

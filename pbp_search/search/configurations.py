@@ -10,7 +10,9 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from pbp_search.search.rungs import CONFIGURATION, DENDRITES, PARENT
+from pbp_search.search.rungs import CONFIGURATION, DENDRITES, PARENT, PRUNED
+
+_RUNG = (DENDRITES, PRUNED)
 
 
 class ConfigurationView(optuna.Study):
@@ -85,8 +87,8 @@ class _Collapse(NamedTuple):
 def without_rung(trial: FrozenTrial, values: Sequence[float] | None = None) -> FrozenTrial:
     """A configuration's first trial without its rung, and with other values if there are any."""
     changed = copy.copy(trial)
-    changed.params = {name: value for name, value in trial.params.items() if name != DENDRITES}
-    changed.distributions = {name: value for name, value in trial.distributions.items() if name != DENDRITES}
+    changed.params = {name: value for name, value in trial.params.items() if name not in _RUNG}
+    changed.distributions = {name: value for name, value in trial.distributions.items() if name not in _RUNG}
     if values is not None:
         changed.values = values
     return changed

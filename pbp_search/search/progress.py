@@ -10,7 +10,7 @@ from statistics import median_high
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.front import Front
-from pbp_search.search.rungs import DENDRITES, PARENT, TRACEBACK, Rung, front_of, rung_of
+from pbp_search.search.rungs import DENDRITES, PARENT, TRACEBACK, Rung, front_of, rung_of, step_of
 from pbp_search.training import Direction, Milestone, Size
 from pbp_search.training.milestone import UNITS
 
@@ -145,6 +145,8 @@ def sentence(trial: FrozenTrial, metric: str, size: Size) -> str:
     milestone = rung.milestone
     if rung.parent is None:
         what = f"is a new configuration of width {milestone.config.width}"
+    elif step_of(trial) == "prune":
+        what = f"is trial {rung.parent} pruned"
     else:
         what = f"goes on from trial {rung.parent} to dendrite {trial.params[DENDRITES]}"
     refused = "" if milestone.accepted else ", which is not enough better: its chain ends"

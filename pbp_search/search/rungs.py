@@ -1,7 +1,8 @@
 """Rungs: what a finished trial of a study left, read back from Optuna's storage.
 
-An Optuna trial is one rung: a configuration at d dendrites, continued from the milestone that it has at d - 1. Its
-parameters are the configuration's and ``dendrites``; its values are the score and log10 of the study's
+An Optuna trial is one rung: a configuration at d dendrites, continued from the milestone that it has at d - 1; or one
+of its milestones after a pruning step. Its parameters are the configuration's, ``dendrites`` and, where there are
+pruning steps, ``pruned``; its values are the score and log10 of the study's
 kind of size.
 """
 
@@ -14,19 +15,24 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.front import Front, Point
-from pbp_search.training import Direction, Milestone, Size
+from pbp_search.training import Direction, Milestone, Size, Step
 from pbp_search.training.milestone import UNITS
 
 # Names of the user attributes of our trials.
 CONFIGURATION = "configuration"  # the first trial of it; written when all parameters are drawn
 PARENT = "parent"
+STEP = "step"  # what led here from the parent
 MILESTONE = "milestone"
 CHECKPOINT = "checkpoint"
 FAILURE = "failure"
 TRACEBACK = "traceback"
 
-# The parameter that says which rung a trial is.
+# The parameters that say which rung a trial is; the second one is there where the space has pruning steps.
 DENDRITES = "dendrites"
+PRUNED = "pruned"
+
+STEPS: dict[Step, str] = {"grow": DENDRITES, "prune": PRUNED}
+"""The parameter that each kind of step counts."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Rung:
             "trial": self.trial,
             "width": milestone.config.width,
             "dendrites": milestone.dendrites,
+            "pruned": milestone.pruned,
             "parameters": milestone.parameters,
             "weight_bytes": milestone.weight_bytes,
             "macs": milestone.macs,
@@ -78,6 +85,17 @@ class Outcome:
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:
     """All trials, not copied."""
     return study.get_trials(deepcopy=False)
+
+
+def step_of(trial: FrozenTrial) -> Step:
+    """What leads from a continuation's parent to it."""
+    step: Step = trial.user_attrs.get(STEP, "grow")
+    return step
+
+
+def continued_by(trials: Iterable[FrozenTrial]) -> set[tuple[int, Step]]:
+    """Which trials some trials continue, and by what step."""
+    return {(trial.user_attrs[PARENT], step_of(trial)) for trial in trials if PARENT in trial.user_attrs}
 
 
 def rung_of(trial: FrozenTrial) -> Rung | None:

@@ -3,15 +3,18 @@
 from bisect import bisect_right
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from pbp_search.dendrites import DendriteSpec, parameter_count, weight_bytes
 from pbp_search.errors import InputError
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.values import Choices, Range, Value
-from pbp_search.training import Data, Milestone, Size, Task, TrialConfig, build_network
+from pbp_search.training import Data, Milestone, Size, Step, Task, TrialConfig, build_network
 from pbp_search.training.milestone import macs_of
+from pbp_search.training.pruning import left_after, prunable
 from pbp_search.training.task import attempt
+
+_BYTES = 4  # of a number, in single precision
 
 
 class NetworkSizes:
@@ -28,7 +31,7 @@ class NetworkSizes:
     def __init__(self, task: Task, data: Data[Any] | None = None) -> None:
         self.task = task
         self._data = data
-        self._known: dict[tuple[int, DendriteSpec, int, Size], int] = {}
+        self._known: dict[tuple[int, DendriteSpec, int, Size | Literal["weights"]], int] = {}
 
     def parameters(self, config: TrialConfig, dendrites: int) -> int:
         """The parameters of a configuration's network with a number of generations."""
@@ -40,6 +43,13 @@ class NetworkSizes:
         Raises:
             TaskError: The task cannot build the network: not all widths have been tried before.
         """
+        return self._looked_up(config, dendrites, kind)
+
+    def _weights(self, config: TrialConfig, dendrites: int) -> int:
+        """The weights that pruning chooses from, before any has gone."""
+        return self._looked_up(config, dendrites, "weights")
+
+    def _looked_up(self, config: TrialConfig, dendrites: int, kind: Size | Literal["weights"]) -> int:
         key = (config.width, config.dendrites, dendrites, kind)
         if key not in self._known:
             what = f"The task {type(self.task).__name__}: its network of width {config.width} failed"
@@ -50,10 +60,32 @@ class NetworkSizes:
         """Whether a configuration's network with a number of generations is within a limit of parameters, if any."""
         return limit is None or self.parameters(config, dendrites) <= limit
 
-    def may_grow(self, milestone: Milestone, space: SearchSpace, limit: int | None) -> bool:
-        """Whether a milestone's network with one dendrite more is within a space and a limit of parameters, if any."""
-        dendrites = milestone.dendrites + 1
-        return dendrites <= space.dendrites and self.fits(milestone.config, dendrites, limit)
+    def steps(self, milestone: Milestone, space: SearchSpace, limit: int | None) -> list[Step]:
+        """The steps after which a milestone's network is within a space and a limit of parameters, if any."""
+        steps: list[Step] = []
+        if milestone.dendrites < space.dendrites and (
+            limit is None or self.after("grow", milestone, "parameters") <= limit
+        ):
+            steps.append("grow")
+        if milestone.pruned < space.prunings:
+            steps.append("prune")
+        return steps
+
+    def after(self, step: Step, milestone: Milestone, kind: Size) -> int:
+        """The size that a milestone's network will have after a step, at most.
+
+        After a pruning step the bytes are those of the numbers alone, which leave open where they are. A generation on
+        a pruned network is smaller by its weights that are zero from the start, as those of constant inputs are.
+        """
+        config, dendrites = milestone.config, milestone.dendrites
+        if step == "grow":
+            generation = self.size(config, dendrites + 1, kind) - self.size(config, dendrites, kind)
+            return milestone.size(kind) + generation
+        if kind == "macs":
+            return milestone.macs
+        weights = self._weights(config, dendrites) - (self.parameters(config, dendrites) - milestone.parameters)
+        removed = weights - left_after(weights, config.prune_share)
+        return max(1, milestone.size(kind) - removed * (1 if kind == "parameters" else _BYTES))
 
     def widest(self, widths: tuple[int, int], limit: int) -> int | None:
         """The largest of a range of widths whose base network is within a limit of parameters, by bisection.
@@ -66,13 +98,15 @@ class NetworkSizes:
         )
         return lowest + fitting - 1 if fitting else None
 
-    def _measured(self, config: TrialConfig, dendrites: int, kind: Size) -> int:
+    def _measured(self, config: TrialConfig, dendrites: int, kind: Size | Literal["weights"]) -> int:
         if self._data is None and kind == "macs":
             self._data = self.task.data()
         network = build_network(self.task, config, dendrites, self._data)
         if kind == "macs":
             assert self._data is not None
             return macs_of(network, self._data)
+        if kind == "weights":
+            return sum(weight.numel() for weight in prunable(network))
         return parameter_count(network) if kind == "parameters" else weight_bytes(network)
 
 

@@ -3,7 +3,7 @@
 import difflib
 import textwrap
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -17,7 +17,7 @@ from pbp_search.errors import InputError, SettingsError, TaskError
 from pbp_search.search.families import FAMILIES, family_of, smallest_network
 from pbp_search.search.values import Choices, Range, Setting, Value, corners, toml_of, type_of
 from pbp_search.settings import Settings
-from pbp_search.training import CycleSchedule, Fixed, Plateau, Task, TrialConfig
+from pbp_search.training import CycleSchedule, Fixed, Plateau, Step, Task, TrialConfig
 from pbp_search.training.streams import key
 
 _HEAD = """\
@@ -41,6 +41,9 @@ def _grid(text: str) -> tuple[int, ...]:
         raise ValueError("a grid must be 'line', or sizes such as '28x28'")
     return tuple(map(int, sizes))
 
+
+_DENDRITES = 3
+_PRUNINGS = 5  # with which about a tenth of the weights are left
 
 # Of Plateau's thresholds, one for each generation, a space has one for all.
 _THRESHOLD = get_args(Plateau.model_fields["relative"].annotation)[0]
@@ -95,7 +98,16 @@ class SearchSpace(Settings):
         Range(20, 120, log=True), description="Fixed: the epochs of a neuron phase."
     )
     dendrites: int = Field(
-        3, ge=0, strict=True, description="The most dendrite generations of a network: always a whole number, fixed."
+        _DENDRITES,
+        ge=0,
+        strict=True,
+        description="The most dendrite generations of a network: always a whole number, fixed.",
+    )
+    prunings: int = Field(
+        0, ge=0, strict=True, description="The most pruning steps of a network: always a whole number, fixed."
+    )
+    prune_share: Annotated[Value, Setting(type_of(TrialConfig, "prune_share"))] = Field(
+        Range(0.3, 0.6, log=False), description="The share of the weights left that a pruning step removes."
     )
     acceptance: Annotated[Value, Setting(type_of(CycleSchedule, "acceptance"), log=True)] = Field(
         Range(1e-4, 1e-2, log=True), description="The relative gain in validation score for which a generation stays."
@@ -248,8 +260,24 @@ class SearchSpace(Settings):
                 raise SettingsError(f"SearchSpace: there is no setting {name!r}: {help_}")
         return SearchSpace.from_dict({**self.to_dict(), **values})
 
+    def with_steps(self, steps: Collection[str]) -> "SearchSpace":
+        """This space with these kinds of steps only: as many of each as it has, or the usual number if it has none.
+
+        Args:
+            steps: Of ``grow`` and ``prune``.
+        """
+        dendrites = (self.dendrites or _DENDRITES) if "grow" in steps else 0
+        prunings = (self.prunings or _PRUNINGS) if "prune" in steps else 0
+        return self.changed({"dendrites": dendrites, "prunings": prunings})
+
+    @property
+    def steps(self) -> list[Step]:
+        """What may lead from a milestone to the next. Generations first: there are fewer, and each costs more."""
+        steps: list[Step] = ["grow"] if self.dendrites else []
+        return [*steps, "prune"] if self.prunings else steps
+
     def suggest(self, trial: BaseTrial, seed: int) -> TrialConfig:
-        """Draw a configuration. The ``dendrites`` of a trial are its rung, not part of the configuration.
+        """Draw a configuration. A trial's ``dendrites`` and ``pruned`` are its rung, not part of the configuration.
 
         What is fixed is no parameter of the trial, save the width. What a configuration has no use for, such as the
         pattern of dendrites that see all inputs, is not drawn, and stays as the core has it.
@@ -281,6 +309,7 @@ class SearchSpace(Settings):
         if learns:
             training |= draw("dendrite_learning_rate")
             schedule["dendrite"] = self._rule(trial, "dendrite", kind)
+        training |= draw("prune_share", when=self.prunings > 0)
         return TrialConfig(**training, dendrites=DendriteSpec(**spec), schedule=CycleSchedule(**schedule), seed=seed)
 
     def _draw(self, trial: BaseTrial, name: str) -> Any:

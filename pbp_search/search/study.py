@@ -24,7 +24,7 @@ from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.storage import if_possible, open_storage, patient, rename_study, shared_lock, tracking_lock
 from pbp_search.tasks import check_sendable
-from pbp_search.training import Checkpoint, Size, Task, check_task
+from pbp_search.training import Checkpoint, Size, Step, Task, check_task
 from pbp_search.training.device import device_of
 
 if TYPE_CHECKING:
@@ -254,10 +254,10 @@ class Study:
     def _tidy(self, checkpoints: Checkpoints, sizes: NetworkSizes, recorded: set[int]) -> None:
         own = self.definition
 
-        def may_grow(rung: Rung) -> bool:
-            return sizes.may_grow(rung.milestone, own.space, own.max_parameters)
+        def steps(rung: Rung) -> list[Step]:
+            return sizes.steps(rung.milestone, own.space, own.max_parameters)
 
-        checkpoints.tidy(self._trials(), self.rungs(), self.front(), may_grow, recorded)
+        checkpoints.tidy(self._trials(), self.rungs(), self.front(), steps, recorded)
 
     def _put_back_abandoned(self) -> None:
         """Let the trials wait whose workers have been stopped with us: that is no restart after a death."""

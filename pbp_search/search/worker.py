@@ -28,7 +28,7 @@ from pbp_search.home import StudyFolder
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import MOST_RESTARTS, Claim, Claims, restarts_of
 from pbp_search.search.definition import renamed, same_study
-from pbp_search.search.promotion import next_promotion
+from pbp_search.search.promotion import next_continuation
 from pbp_search.search.recording import record_of
 from pbp_search.search.rungs import (
     CHECKPOINT,
@@ -37,11 +37,15 @@ from pbp_search.search.rungs import (
     FAILURE,
     MILESTONE,
     PARENT,
+    PRUNED,
+    STEP,
+    STEPS,
     TRACEBACK,
     Outcome,
     Rung,
     Rungs,
     front_of,
+    step_of,
     trials_of,
     values_of,
 )
@@ -51,7 +55,7 @@ from pbp_search.search.space import SearchSpace, configuration_seed
 from pbp_search.search.stagnation import stagnated
 from pbp_search.search.storage import open_storage, patient, tracking_lock
 from pbp_search.tracking import Tracker
-from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Task, TrialConfig, run_rung
+from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Step, Task, run_rung
 
 logger = logging.getLogger(__name__)
 _package_logger = logging.getLogger("pbp_search")
@@ -115,7 +119,10 @@ class Worker:
         self._sizes = NetworkSizes(setup.task, self._data)
         self._history: list[EpochRecord] = []
         self._recorded: set[int] = set()
-        self._rung_distribution = IntDistribution(0, setup.space.dendrites)
+        most = {DENDRITES: setup.space.dendrites} | ({PRUNED: setup.space.prunings} if setup.space.prunings else {})
+        self._rung_distributions: dict[str, BaseDistribution] = {
+            name: IntDistribution(0, number) for name, number in most.items()
+        }
 
     def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
         """Train one rung.
@@ -207,33 +214,24 @@ class Worker:
         return None
 
     def _promoted(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        continued = {trial.user_attrs[PARENT] for trial in trials if PARENT in trial.user_attrs}
-        rungs, direction = self._rungs.of(trials), self._setup.task.direction
-        rung = next_promotion(rungs, continued, direction, self._setup.size, self._next_size)
-        if rung is None:
+        rungs, setup = self._rungs.of(trials), self._setup
+        found = next_continuation(trials, rungs, setup.space.steps, setup.task.direction, setup.size, self._next_size)
+        if found is None:
             return None
+        rung, step = found
         # With all its parameters at once: it shall draw none.
-        return self._created(
-            {**rung.params, DENDRITES: rung.milestone.dendrites + 1},
-            trials[rung.trial].distributions,
-            {CONFIGURATION: rung.configuration, PARENT: rung.trial},
-        )
+        params = {**rung.params, STEPS[step]: rung.params[STEPS[step]] + 1}
+        attributes = {CONFIGURATION: rung.configuration, PARENT: rung.trial, STEP: step}
+        return self._created(params, trials[rung.trial].distributions, attributes)
 
-    def _next_size(self, rung: Rung) -> int | None:
-        """The size of a rung's network with one dendrite more; None if it may not grow."""
-        milestone = rung.milestone
-        if not self._may_grow(rung):
-            return None
-        return self._sizes.size(milestone.config, milestone.dendrites + 1, self._setup.size)
+    def _next_size(self, step: Step, rung: Rung) -> int | None:
+        return self._sizes.after(step, rung.milestone, self._setup.size) if step in self._steps(rung) else None
 
-    def _may_grow(self, rung: Rung) -> bool:
-        return self._sizes.may_grow(rung.milestone, self._setup.space, self._setup.max_parameters)
-
-    def _fits(self, config: TrialConfig, dendrites: int) -> bool:
-        return self._sizes.fits(config, dendrites, self._setup.max_parameters)
+    def _steps(self, rung: Rung) -> list[Step]:
+        return self._sizes.steps(rung.milestone, self._setup.space, self._setup.max_parameters)
 
     def _new(self) -> FrozenTrial:
-        return self._created({DENDRITES: 0}, {DENDRITES: self._rung_distribution}, {})
+        return self._created(dict.fromkeys(self._rung_distributions, 0), self._rung_distributions, {})
 
     def _created(
         self, params: dict[str, Any], distributions: dict[str, BaseDistribution], attributes: dict[str, Any]
@@ -274,20 +272,24 @@ class Worker:
         """
         if restarts_of(claimed) > MOST_RESTARTS:
             raise TrainingError(f"The worker of this trial died {MOST_RESTARTS + 1} times.")
-        trial = self._drawn(claimed)
+        trial, setup = self._drawn(claimed), self._setup
         seed = configuration_seed(self._setup.seed, trial.user_attrs[CONFIGURATION])
         config = self._setup.space.suggest(FixedTrial(trial.params), seed)
-        parent, dendrites = trial.user_attrs.get(PARENT), trial.params.get(DENDRITES, 0)
-        if parent is None and dendrites > 0:
-            raise SettingsError(f"A new configuration starts with 0 dendrites, not {dendrites}: enqueue dendrites=0.")
-        if not self._fits(config, dendrites):  # of networks that do not grow with their width
+        parent = trial.user_attrs.get(PARENT)
+        for name in self._rung_distributions:
+            if parent is None and trial.params.get(name, 0) > 0:
+                given = trial.params[name]
+                raise SettingsError(f"A new configuration starts with {name}=0, not {given}: enqueue that.")
+        if parent is None and not self._sizes.fits(
+            config, 0, setup.max_parameters
+        ):  # of networks that do not grow with their width
             raise SettingsError(
-                f"The network of width {config.width} has {self._sizes.parameters(config, dendrites):,} parameters, "
-                f"more than the limit of {self._setup.max_parameters:,}."
+                f"The network of width {config.width} has {self._sizes.parameters(config, 0):,} parameters, "
+                f"more than the limit of {setup.max_parameters:,}."
             )
         previous = None if parent is None else self._milestone(parent)
-        setup, on_epoch = self._setup, self._history.append
-        return run_rung(setup.task, config, previous, self._data, on_epoch, setup.device, check)
+        on_epoch = self._history.append
+        return run_rung(setup.task, config, previous, self._data, on_epoch, setup.device, check, step_of(trial))
 
     @patient
     def _drawn(self, trial: FrozenTrial) -> FrozenTrial:
@@ -298,9 +300,10 @@ class Worker:
         """
         if CONFIGURATION in trial.user_attrs:
             return trial
-        if DENDRITES not in trial.params:  # of a trial that a user has enqueued
-            dendrites = trial.system_attrs.get("fixed_params", {}).get(DENDRITES, 0)
-            self._storage.set_trial_param(trial._trial_id, DENDRITES, dendrites, self._rung_distribution)
+        for name, distribution in self._rung_distributions.items():
+            if name not in trial.params:  # of a trial that a user has enqueued
+                given = trial.system_attrs.get("fixed_params", {}).get(name, 0)
+                self._storage.set_trial_param(trial._trial_id, name, given, distribution)
         try:
             self._setup.space.suggest(optuna.Trial(self._study, trial._trial_id), seed=0)
         except IntegrityError:  # one is there by now: who had the trial before was silent, and draws too
@@ -382,7 +385,7 @@ class Worker:
         trials = trials_of(self._study)
         rungs = self._rungs.of(trials)
         front = front_of(rungs, self._setup.task.direction, self._setup.size)
-        self._checkpoints.tidy(trials, rungs, front, self._may_grow, self._recorded)
+        self._checkpoints.tidy(trials, rungs, front, self._steps, self._recorded)
 
     @patient
     def _record(self, number: int) -> None:

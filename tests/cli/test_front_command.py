@@ -13,7 +13,7 @@ from tests.cli.commands import Called
 
 Call = Callable[..., Called]
 SIZES = {"parameters", "weight_bytes", "macs"}
-KEYS = SIZES | {"trial", "width", "dendrites", "score", "train_score", "epochs", "seconds"}
+KEYS = SIZES | {"trial", "width", "dendrites", "pruned", "score", "train_score", "epochs", "seconds"}
 
 
 def test_json(call: Call, study: Study) -> None:

@@ -108,6 +108,34 @@ def test_the_default_space_is_made_once(
     assert Study.load("own", place).definition.space.dendrites == (1 if "--space" in options else 3)
 
 
+@pytest.mark.parametrize(
+    ("options", "dendrites", "prunings"),
+    [
+        (["--rungs", "grow"], 3, 0),
+        (["--rungs", "prune"], 0, 5),
+        (["--rungs", "grow,prune"], 3, 5),
+        (["--rungs", "grow,prune", "--space", "space.toml"], 1, 2),
+        (["--space", "space.toml"], 1, 2),
+    ],
+)
+def test_kinds_of_rungs(
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    place: Home,
+    options: list[str],
+    dendrites: int,
+    prunings: int,
+) -> None:
+    (folder / "space.toml").write_text("dendrites = 1\nprunings = 2\n")
+    monkeypatch.setattr("pbp_search.cli.session.run_and_show", lambda *_, **__: 0)
+    assert call("run", "own.py:Own", *options).code == 0
+    space = Study.load("own", place).definition.space
+    assert (space.dendrites, space.prunings) == (dendrites, prunings)
+    assert call("run", "own.py:Own").code == 0  # with its own
+    assert call("run", "own.py:Own", "--rungs", "prune,grow").code == 2
+
+
 def test_stores_elsewhere(call: Call, folder: Path, stores: Path, tmp_path: Path) -> None:
     storage, tracking = f"sqlite:///{tmp_path}/trials.db", f"sqlite:///{tmp_path}/runs.db"
     (tmp_path / "runs.db").write_bytes((stores / "mlflow.db").read_bytes())

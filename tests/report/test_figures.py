@@ -16,10 +16,12 @@ from tests.training.tiny_tasks import Bowl
 
 PLAIN = [milestone(0.5, 12), milestone(0.6, 120), milestone(0.4, 500)]
 GROWN = [*PLAIN, milestone(0.7, 40, dendrites=1, requested=1), milestone(0.9, 4000, dendrites=6, requested=6)]
+PRUNED = [*GROWN, milestone(0.7, 20, pruned=1), milestone(0.6, 10, pruned=2)]
 STUDIES: dict[str, tuple[Task, list[Milestone]]] = {
     "no dendrites": (Dots(), PLAIN),
     "dendrites": (Dots(), GROWN),
     "minimised": (Bowl(), GROWN),
+    "pruned": (Dots(), PRUNED),
 }
 
 
@@ -39,12 +41,13 @@ def test_every_network_is_a_point_and_the_front_a_line(study: Study) -> None:
 
 
 def test_groups_are_told_apart_by_name_colour_and_marker(home: Home) -> None:
-    study = fill(Study.create(Dots(), home=home), GROWN)
+    study = fill(Study.create(Dots(), home=home), PRUNED)
     _, *groups = draw_plotly(study).data
-    assert [group.name for group in groups] == ["no dendrites", "1 dendrite a neuron", "6 dendrites a neuron"]
-    assert [len(group.x) for group in groups] == [3, 1, 1]
+    names = ["no dendrites", "no dendrites, pruned", "1 dendrite a neuron", "6 dendrites a neuron"]
+    assert [group.name for group in groups] == names
+    assert [len(group.x) for group in groups] == [3, 2, 1, 1]
     assert len({group.marker.color for group in groups}) == 3
-    assert len({group.marker.symbol for group in groups}) == 3
+    assert len({group.marker.symbol for group in groups}) == 4
 
 
 def test_axes_and_title_name_what_is_shown(study: Study) -> None:

@@ -15,7 +15,7 @@ from pbp_search.training import Size
 from tests.quick_studies import Dots, fill, milestone, quick_config
 from tests.training.tiny_tasks import Bowl
 
-COLUMNS = ["trial", "width", "dendrites", "parameters", "weight_bytes", "macs"]
+COLUMNS = ["trial", "width", "dendrites", "pruned", "parameters", "weight_bytes", "macs"]
 COLUMNS += ["score", "train_score", "epochs", "seconds"]
 
 
@@ -49,6 +49,7 @@ def test_json_rows_are_the_front_smallest_first(study: Study) -> None:
         "trial": 2,
         "width": 2,
         "dendrites": 1,
+        "pruned": 0,
         "parameters": 1234,
         "weight_bytes": 4936,
         "macs": 3702,
@@ -85,7 +86,18 @@ def test_the_table_shows_all_of_it_on_80_columns(study: Study) -> None:
     text = shown(study, 80)
     lines = [line.split() for line in text.splitlines() if line.strip()]
     assert text.startswith("Front of dots: 3 of 4 networks (validation fit)")
-    assert lines[1] == [*COLUMNS[:4], "bytes", "macs", "score", "train", "epochs", "seconds"]
+    assert lines[1] == [
+        "trial",
+        "width",
+        "dendrites",
+        "parameters",
+        "bytes",
+        "macs",
+        "score",
+        "train",
+        "epochs",
+        "seconds",
+    ]
     rows = [line for line in lines if line[0].isdigit()]
     assert rows == [
         ["0", "1", "0", "12", "48", "36", "0.5000", "0.5500", "2", "0.2"],

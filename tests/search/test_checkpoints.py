@@ -15,7 +15,7 @@ from pbp_search.search import Rung, Study
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.rungs import front_of
 from pbp_search.search.storage import open_storage
-from pbp_search.training import Checkpoint
+from pbp_search.training import Checkpoint, Step
 from tests.quick_studies import (
     Dots,
     finished_trial,
@@ -156,8 +156,11 @@ def test_what_is_never_needed_again_is_removed(
     trials = [finished_trial(one.trial, one.milestone, one.parent) for one in rungs] + others
     front, everything = front_of(rungs, "maximize"), files(study)
 
+    def steps(one: Rung) -> Sequence[Step]:
+        return ["grow"] if one.milestone.dendrites == 0 else []
+
     def tidy(recorded: Sequence[int]) -> None:
-        Checkpoints(study.folder).tidy(trials, rungs, front, lambda one: one.milestone.dendrites == 0, recorded)
+        Checkpoints(study.folder).tidy(trials, rungs, front, steps, recorded)
 
     tidy([])
     assert files(study) == everything, "their epochs are nowhere else"

@@ -36,6 +36,7 @@ def test_a_row_has_the_figures_that_tables_show() -> None:
         "trial": 5,
         "width": 2,
         "dendrites": 1,
+        "pruned": 0,
         "parameters": 40,
         "weight_bytes": 160,
         "macs": 120,

@@ -8,7 +8,7 @@ from torch import nn
 from pbp_search.dendrites import DendriteSpec
 from pbp_search.errors import InputError, TaskError
 from pbp_search.search.sizes import NetworkSizes, capped
-from pbp_search.training import Data, Size, run_chain
+from pbp_search.training import Data, Milestone, Size, Step, run_chain, run_rung
 from tests.quick_studies import Dots, quick_config, quick_space
 
 SPECS = [
@@ -45,6 +45,46 @@ def test_sizes_are_those_of_the_milestones(spec: DendriteSpec) -> None:
         for kind in get_args(Size):
             assert sizes.size(config, milestone.dendrites, kind) == milestone.size(kind)
         assert sizes.parameters(config, milestone.dendrites) == milestone.parameters
+
+
+PATHS: list[tuple[Step, ...]] = [("prune", "prune", "grow"), ("grow", "prune", "grow"), ("grow", "grow", "prune")]
+
+
+@pytest.mark.parametrize("steps", PATHS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_sizes_after_a_step_are_those_of_the_milestones(spec: DendriteSpec, steps: tuple[Step, ...]) -> None:
+    sizes, config = NetworkSizes(Dots()), quick_config(width=4, dendrites=spec, prune_share=0.3)
+    checkpoint = run_rung(Dots(), config)
+    for step in steps:
+        expected = {kind: sizes.after(step, checkpoint.milestone, kind) for kind in get_args(Size)}
+        checkpoint = run_rung(Dots(), config, checkpoint, step=step)
+        milestone = checkpoint.milestone
+        if not milestone.accepted:
+            return
+        zeros = expected["parameters"] - milestone.parameters
+        assert zeros == 0 or (step == "grow" and milestone.pruned and 0 < zeros < 5)
+        assert expected["macs"] == milestone.macs
+        assert milestone.pruned or expected["weight_bytes"] == milestone.weight_bytes
+
+
+def test_steps_are_those_of_the_space_and_within_the_limit() -> None:
+    sizes, config = NetworkSizes(Dots()), quick_config(width=2)  # of 12, 28 and 48 parameters
+
+    def steps(limit: int | None = None, dendrites: int = 0, pruned: int = 0, **space: int) -> list[Step]:
+        reached = run_chain(Dots(), config, 0)[0].milestone
+        size = sizes.parameters(config, dendrites)
+        changed = {"dendrites": dendrites, "requested": dendrites, "pruned": pruned, "parameters": size}
+        milestone = Milestone.from_dict({**reached.to_dict(), **changed})
+        return sizes.steps(milestone, quick_space(**space), limit)
+
+    assert steps() == ["grow"]
+    assert steps(dendrites=2) == []
+    assert steps(limit=28) == ["grow"]
+    assert steps(limit=27) == []
+    assert steps(prunings=1) == ["grow", "prune"]
+    assert steps(prunings=1, limit=27) == ["prune"]
+    assert steps(prunings=1, dendrites=2) == ["prune"]
+    assert steps(prunings=1, pruned=1) == ["grow"]
 
 
 def test_a_network_is_built_once() -> None:

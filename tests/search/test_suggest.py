@@ -23,6 +23,8 @@ FIXED = {"schedule": "fixed", "neuron_epochs": 3, "dendrite_epochs": 11}
 
 # Everything that can be searched, searched.
 WIDE: dict[str, Any] = {
+    "prunings": 2,
+    "prune_share": (0.2, 0.8),
     "width": (1, 8),
     "learning_rate": (1e-4, 1e-2),
     "weight_decay": [0.0, 1e-3],
@@ -109,6 +111,7 @@ def test_a_range_may_be_one_point() -> None:
 
 
 NETWORK = {"width", "learning_rate", "weight_decay", "batch_size", "gradient_clip", "mixed_precision", "schedule"}
+NETWORK |= {"prune_share"}
 GROWN = {"variant", "acceptance", "tries"}
 MADE = {"nonlinearity", "per_neuron", "fan_in", "sees", "placement", "record_budget"}
 LEARNED = {"pool", "dendrite_learning_rate"}
@@ -148,7 +151,7 @@ def test_parameters_are_drawn_where_they_matter_and_lie_within_the_space() -> No
         for name, value in trial.params.items():
             allowed = getattr(space, name)
             assert value in allowed if isinstance(allowed, Choices) else allowed.low <= value <= allowed.high
-    assert drawn == SearchSpace.model_fields.keys() - {"dendrites"}  # a trial's dendrites are its rung
+    assert drawn == SearchSpace.model_fields.keys() - {"dendrites", "prunings"}  # a trial's rung is not drawn
 
 
 def test_without_dendrites_nothing_of_theirs_is_drawn() -> None:
@@ -195,8 +198,10 @@ BECOMES: dict[str, tuple[Any, str, Any]] = {
     "dendrite_max_epochs": (5, "schedule.dendrite.max_epochs", 5),
     "dendrite_epochs": (5, "schedule.dendrite.epochs", 5),
     "record_budget": (2**22, "record_budget", 2**22),
+    "prune_share": (0.25, "prune_share", 0.25),
 }
 NEEDS: dict[str, dict[str, Any]] = {
+    "prune_share": {"prunings": 1},
     "neuron_epochs": {"schedule": "fixed"},
     "dendrite_epochs": {"schedule": "fixed"},
     "per_neuron": {"pool": 3},
@@ -223,7 +228,7 @@ def test_everything_that_the_core_offers_has_a_field() -> None:
     names = (Plateau.model_fields.keys() | Fixed.model_fields.keys()) - {"kind"}
     core |= {f"schedule.{phase}.{name}" for phase in ("neuron", "dendrite") for name in names}
     assert {place for _, place, _ in BECOMES.values()} == core
-    assert BECOMES.keys() == SearchSpace.model_fields.keys() - {"dendrites"}
+    assert BECOMES.keys() == SearchSpace.model_fields.keys() - {"dendrites", "prunings"}
 
 
 def test_what_is_fixed_by_default_is_as_the_core_has_it() -> None:

@@ -166,7 +166,10 @@ def test_a_generation_that_was_thrown_away_is_not_pruned(plain: Checkpoint) -> N
 
 def test_streams_of_data_are_pruned_too(plain: Checkpoint) -> None:
     data = Bowl().data()
-    batches = [(data.train.inputs[at : at + 50], data.train.targets[at : at + 50]) for at in range(0, len(data.train.inputs), 50)]
+    batches = [
+        (data.train.inputs[at : at + 50], data.train.targets[at : at + 50])
+        for at in range(0, len(data.train.inputs), 50)
+    ]
     short = config(width=4, schedule=plain.milestone.config.schedule.model_copy(update={"neuron": Fixed(epochs=2)}))
     chain = [run_rung(Bowl(), short, data=Data(batches, data.validation, data.test))]
     chain.append(pruned(chain[0], data=Data(batches, data.validation, data.test)))
