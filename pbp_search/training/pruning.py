@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from pbp_search.dendrites import Dendrite, Dendritic, parameter_count, weight_bytes
+from pbp_search.dendrites.sizes import index_bytes
 
 
 def prunable(network: nn.Module) -> list[nn.Parameter]:
@@ -90,9 +91,5 @@ def _smallest_form(weight: Tensor) -> int:
     number, columns = weight.element_size(), count // max(1, rows)
     nonzero = int(weight.count_nonzero())
     bitmap = nonzero * number + math.ceil(count / 8)
-    compressed = nonzero * (number + _index_bytes(columns)) + 4 * rows
+    compressed = nonzero * (number + index_bytes(columns)) + 4 * rows
     return min(count * number, bitmap, compressed)
-
-
-def _index_bytes(values: int) -> int:
-    return next(size for size in (1, 2, 4, 8) if values <= 256**size)

@@ -189,3 +189,13 @@ def test_counting_does_not_load_the_compiler() -> None:
         "assert 'torch._dynamo' not in sys.modules",
     ]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
+
+
+@pytest.mark.parametrize(("inputs", "index"), [(256, 1), (257, 2), (65537, 4)])
+def test_an_index_counts_in_as_few_bytes_as_it_takes(inputs: int, index: int) -> None:
+    network = nn.Sequential(nn.Linear(inputs, 3))
+    before = weight_bytes(network)
+    (module,) = attach(network, DendriteSpec(fan_in=5)).values()
+    module.accept(module.generation())
+    assert weight_bytes(network) - before == 3 * 5 * (4 + index) + 3 * 4 + 3 * 4  # biases, and W
+    assert weight_bytes(fold(network)) == weight_bytes(network)
