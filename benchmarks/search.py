@@ -34,6 +34,7 @@ from form import Figure, figure, show
 from scipy import stats
 from signals import Signals, signals
 
+from pbp_search.compare import holm
 from pbp_search.front import Front, Point
 from pbp_search.home import Home
 from pbp_search.search import Outcome, Rung, SearchSpace, Study, promotion
@@ -212,17 +213,6 @@ def _until(seconds: float, found: Sequence[Found]) -> list[Found]:
 
 def _last(volumes: Sequence[float]) -> float:
     return volumes[-1] if volumes else 0.0
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """S. Holm's correction (1979) of several p-values."""
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    corrected = [0.0] * len(p_values)
-    largest_yet = 0.0
-    for rank, index in enumerate(order):
-        largest_yet = max(largest_yet, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest_yet
-    return corrected
 
 
 def read(csv_file: Path) -> dict[str, dict[tuple[str, int], list[Found]]]:

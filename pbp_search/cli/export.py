@@ -62,10 +62,11 @@ def export(
 
 def describe_export(card: dict[str, Any], trial: int, file: str) -> str:
     """The lines that tell what was exported."""
+    pruned = f"pruned in {card['pruned']} steps, " if card["pruned"] else ""
     return "\n".join(
         [
             f"Exported trial {trial}: width {card['config']['width']}, {card['dendrites']} dendrites, "
-            f"{card['parameters']:,} parameters, {card['file_bytes']:,} bytes",
+            f"{pruned}{card['parameters']:,} parameters, {card['file_bytes']:,} bytes",
             f"  {card['metric']}: validation {card['validation_score']:.4f}, test {card['test_score']:.4f} "
             "(test by the exported file)",
             f"  file and network agree: largest difference {card['largest_difference']:.1e}",

@@ -84,6 +84,7 @@ def export_onnx(
             "metric": task.metric,
             "config": milestone.config.to_dict(),
             "dendrites": milestone.dendrites,
+            "pruned": milestone.pruned,
             "parameters": milestone.parameters,
             "weight_bytes": milestone.weight_bytes,
             "macs": milestone.macs,

@@ -7,7 +7,7 @@ import torch
 
 from pbp_search.export import run_onnx
 from pbp_search.home import Home
-from pbp_search.search import Study
+from pbp_search.search import SearchSpace, Study
 from pbp_search.tasks import load_task
 from pbp_search.tasks.digits import DigitsMLP
 from pbp_search.training import Checkpoint
@@ -99,3 +99,16 @@ def test_a_file_that_is_wrong_is_a_failure(
     assert called.err.startswith("Error: The exported file computes something else than the network")
     assert len(called.err.splitlines()) == 1
     assert not (folder / "out").exists()
+
+
+def test_a_pruned_network_is_told(call: Call, place: Home, folder: Path) -> None:
+    space = SearchSpace.for_task(load_task("own.py:Own")).changed({"schedule": "fixed", "neuron_epochs": 2})
+    study = Study.create(load_task("own.py:Own"), "pruned", place, space=space.with_steps(["prune"]))
+    study.run(load_task("own.py:Own"), 12)
+    smallest = next(iter(study.front())).payload.milestone
+    assert smallest.pruned
+    options = ["--task", "own.py:Own", "--max-params", smallest.parameters, "--output", "out/pruned"]
+    called = call("export", "pruned", *options)
+    assert called.code == 0
+    assert f"pruned in {smallest.pruned} steps, {smallest.parameters:,} parameters" in called.out
+    assert "file and network agree" in called.out

@@ -121,7 +121,7 @@ def check_card(task: Task, checkpoint: Checkpoint, result: Exported) -> None:
     assert card["about"] == {"study": "s", "trial": 4}
     assert (card["task"], card["metric"]) == (task.name, task.metric)
     assert card["config"] == milestone.config.to_dict()
-    assert card["dendrites"] == milestone.dendrites
+    assert (card["dendrites"], card["pruned"]) == (milestone.dendrites, milestone.pruned)
     assert card["weight_bytes"] == milestone.weight_bytes
     assert card["macs"] == milestone.macs
     assert card["file_bytes"] == result.file.stat().st_size
