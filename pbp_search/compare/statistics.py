@@ -16,6 +16,7 @@ from scipy import optimize, stats
 
 LEVEL = 0.05
 POWER = 0.8
+_ROUNDING = 1e-12  # of differences of scores
 
 K = TypeVar("K")
 Verdict = Literal["better", "worse", "no difference shown"]
@@ -48,7 +49,7 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """What may be said."""
-        if self.low <= 0 <= self.high:
+        if self.p > LEVEL:
             return "no difference shown"
         return "better" if self.mean > 0 else "worse"
 
@@ -87,9 +88,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _p_value(sample: np.ndarray) -> float:
-    if np.ptp(sample) == 0:  # as with arms in which nothing depends on the seed
-        return 0.0 if sample[0] else 1.0
+    if _is_constant(sample):  # nothing that a t test could go by: a sign test, where there is anything to count
+        return 1.0 if abs(sample[0]) < _ROUNDING else float(stats.binomtest(len(sample), len(sample)).pvalue)
     return float(stats.ttest_1samp(sample, 0.0).pvalue)
+
+
+def _is_constant(sample: np.ndarray) -> bool:
+    return bool(np.ptp(sample) < _ROUNDING)
 
 
 def _levels(p_values: Sequence[float], claims: int) -> list[float]:
@@ -101,7 +106,10 @@ def _levels(p_values: Sequence[float], claims: int) -> list[float]:
 
 def _comparison(sample: np.ndarray, p: float, level: float, count: int) -> Comparison:
     mean, spread, seeds = float(sample.mean()), float(sample.std(ddof=1)), len(sample)
-    reach = float(stats.t.isf(level / 2, seeds - 1)) * spread / math.sqrt(seeds)
+    if _is_constant(sample):
+        reach = 0.0 if p <= LEVEL else abs(mean)
+    else:
+        reach = float(stats.t.isf(level / 2, seeds - 1)) * spread / math.sqrt(seeds)
     return Comparison(mean, mean - reach, mean + reach, p, level, spread * _detectable(seeds, LEVEL / count), seeds)
 
 
@@ -120,24 +128,30 @@ class Curves:
     """The scores of one arm over its sizes, a curve for each seed: linear in between, over the logarithm of the size.
 
     Args:
-        sizes: Of the arm's networks, shape (sizes,), all different.
-        scores: Shape (seeds, sizes).
+        sizes: Of the arm's networks, shape (sizes,), all different and above zero.
+        scores: Higher is better; shape (seeds, sizes).
+
+    Raises:
+        ValueError: A size or a score is not such a number.
     """
 
     def __init__(self, sizes: Sequence[float], scores: Sequence[Sequence[float]]) -> None:
         order = np.argsort(sizes)
-        self._logs = np.log10(np.asarray(sizes, dtype=float)[order])
+        self._sizes = np.asarray(sizes, dtype=float)[order]
         self._scores = np.asarray(scores, dtype=float)[:, order]
+        if not (np.isfinite(self._scores).all() and (self._sizes > 0).all() and (np.diff(self._sizes) > 0).all()):
+            raise ValueError(f"A curve needs finite scores at different sizes above zero: {sizes}, {scores}.")
+        self._logs = np.log10(self._sizes)
 
     def covers(self, size: float) -> bool:
         """Whether a size is between the smallest and the largest: nothing is said beyond."""
-        return bool(self._logs[0] <= math.log10(size) <= self._logs[-1])
+        return bool(self._sizes[0] <= size <= self._sizes[-1])
 
     def at(self, sizes: Sequence[float]) -> np.ndarray:
         """The scores at a size for each seed, shape (seeds,); NaN beyond the smallest and the largest."""
-        logs = np.log10(np.asarray(sizes, dtype=float))
-        pairs = zip(logs, self._scores, strict=True)
-        return np.array([np.interp(log, self._logs, row, math.nan, math.nan) for log, row in pairs])
+        within = [size if self.covers(size) else math.nan for size in sizes]
+        logs = np.log10(np.asarray(within, dtype=float))
+        return np.array([np.interp(log, self._logs, row) for log, row in zip(logs, self._scores, strict=True)])
 
     def sizes_of(self, scores: Sequence[float], level: float) -> "Sizes":
         """The sizes at which this arm scores as another one does, by the same test as that of the scores.
@@ -151,19 +165,22 @@ class Curves:
         differences = np.asarray(scores, dtype=float)[:, None] - rows
         mean = differences.mean(0)
         reach = stats.t.isf(level / 2, len(rows) - 1) * differences.std(0, ddof=1) / math.sqrt(len(rows))
-        ahead, behind = mean > reach, mean < -reach
         return Sizes(
-            low=_first(logs, ~ahead),
-            middle=_first(logs, mean <= 0),
-            high=_first(logs, behind),
+            low=_from_here_on(logs, mean <= reach),
+            middle=_from_here_on(logs, mean <= 0),
+            high=_from_here_on(logs, mean < -reach),
+            smallest=float(self._sizes[0]),
         )
 
 
 _STEPS = 400
 
 
-def _first(logs: np.ndarray, holds: np.ndarray) -> float | None:
-    return float(10 ** logs[int(holds.argmax())]) if holds.any() else None
+def _from_here_on(logs: np.ndarray, holds: np.ndarray) -> float | None:
+    """The size after the last one at which something does not hold."""
+    failing = np.flatnonzero(~holds)
+    first = failing[-1] + 1 if len(failing) else 0
+    return float(10 ** logs[first]) if first < len(logs) else None
 
 
 @dataclass(frozen=True)
@@ -174,8 +191,10 @@ class Sizes:
         low: From here on it is not shown that it scores worse.
         middle: From here on it does not score worse on average.
         high: From here on it is shown that it scores better.
+        smallest: The arm's smallest size: what is said to be from there on may hold below it, too.
     """
 
     low: float | None
     middle: float | None
     high: float | None
+    smallest: float

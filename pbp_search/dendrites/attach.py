@@ -19,7 +19,7 @@ Adapters = Mapping[str | type[nn.Module], Adapter]
 """Adapters of modules by their name in the network, or by their type."""
 
 _NONLINEARITIES = frozenset(nn.modules.activation.__all__) - {"MultiheadAttention"}
-_NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -158,13 +158,13 @@ def _lazy(module: nn.Module) -> bool:
 
 
 def _refusal(module: nn.Module, adapter: Adapter | None, spec: DendriteSpec, asked: bool) -> str:
-    if isinstance(module, _NORMALISATIONS):
+    if isinstance(module, NORMALISATIONS):
         return "a normalisation is never wrapped alone: name a block that holds it"
     if _lazy(module) or next(module.parameters(), None) is None:
         return "it has no parameters yet: run the network once before attaching"
     if any(parameter.is_complex() for parameter in module.parameters()):
         return "it has complex weights: a dendrite's are real"
-    if any(is_parametrized(part) or _computed(part) for part in module.modules()):
+    if any(is_computed(part) for part in module.modules()):
         return "it has a weight that is computed (weight_norm, prune)"
     if isinstance(module, EMBEDDINGS) and not asked:
         return "embeddings are left alone unless they are named"
@@ -201,11 +201,13 @@ def _beginning(module: nn.Module) -> nn.Module:
     return module
 
 
-def _computed(module: nn.Module) -> bool:
-    """Whether a hook computes a weight. Without one it is something that a forward pass left there."""
-    return bool(module._forward_pre_hooks) and any(
-        not value.is_leaf for value in vars(module).values() if isinstance(value, Tensor)
-    )
+def is_computed(module: nn.Module) -> bool:
+    """Whether a parametrization or a hook computes a weight of a module."""
+    if (
+        not module._forward_pre_hooks
+    ):  # without one, a tensor with a history is something that a forward pass left there
+        return is_parametrized(module)
+    return is_parametrized(module) or any(not one.is_leaf for one in vars(module).values() if isinstance(one, Tensor))
 
 
 def _listed(names: Iterable[str]) -> str:

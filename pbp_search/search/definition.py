@@ -5,7 +5,7 @@ from typing import Any
 import optuna
 from pydantic import Field
 
-from pbp_search.errors import StudyError
+from pbp_search.errors import SettingsError, StudyError
 from pbp_search.search.sizes import NetworkSizes, capped
 from pbp_search.search.space import SearchSpace
 from pbp_search.settings import Settings
@@ -51,7 +51,17 @@ class Definition(Settings):
 def define(
     task: Task, space: SearchSpace, seed: int, size: Size, max_parameters: int | None, sizes: NetworkSizes
 ) -> Definition:
-    """The definition of a task's study; its space has no width that is above the limit."""
+    """The definition of a task's study; its space has no width that is above the limit.
+
+    Raises:
+        SettingsError: The space prunes, and the size is one that pruning leaves as it is.
+    """
+    if size == "macs" and space.prunings:
+        raise SettingsError(
+            f"The space has pruning steps ({space.prunings}), and the size is macs: multiply-accumulates of pruned "
+            "weights are computed all the same, so nothing would get smaller. Leave the pruning out (prunings = 0), or "
+            "count parameters or weight_bytes."
+        )
     return Definition(
         task=task.name,
         metric=task.metric,

@@ -8,11 +8,12 @@ will have. So milestones are sorted by their gap, the score that they lack to be
 
     gap(m) = max {score(n): n finished, size(n) <= next size(m)} - score(m)
 
-which is at most 0 where the milestone's score would do. A large network that is more accurate than all others has no
-gap, however large it is; one whose score a network of half the size has reached must gain something to be worth its
-generation, and goes behind those that need less.
+which is at most 0 where the milestone's score would do, and minus infinity where no network is as small. A large
+network that is more accurate than all others has no gap, however large it is; one whose score a network of half the
+size has reached must gain something to be worth its generation, and goes behind those that need less.
 """
 
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -24,7 +25,7 @@ from pbp_search.search.rungs import Rung, continued_by, front_of
 from pbp_search.training import Direction, Size, Step
 
 REDUCTION = 3
-"""Of so many milestones that have finished at a number of dendrites one is promoted: the papers' eta."""
+"""Of so many milestones with the same numbers of dendrites and pruning steps one is promoted: the papers' eta."""
 
 
 def next_continuation(
@@ -63,7 +64,7 @@ def next_promotion(
 ) -> Rung | None:
     """The rung to continue with one step more, of a kind, or None if none has earned it.
 
-    The most dendrites go first, so that chains are finished; then the smallest gap, then the oldest.
+    The most dendrites go first, so that chains are finished; then the smallest gap, the best score, the oldest.
 
     Args:
         rungs: Those of a study that left a milestone.
@@ -80,14 +81,15 @@ def next_promotion(
         milestone = rung.milestone
         # One that may not go on has a place among the others all the same.
         following = next_size(rung) or milestone.size(size)
-        return scores[bisect_right(sizes, following) - 1] - sign * milestone.score
+        smaller = bisect_right(sizes, following)
+        return scores[smaller - 1] - sign * milestone.score if smaller else -math.inf
 
     peers: dict[tuple[int, int], list[Rung]] = defaultdict(list)
     for rung in rungs:
         peers[rung.milestone.requested, rung.milestone.pruned].append(rung)
     for level in sorted(peers, reverse=True):
-        ranked = sorted((gap(rung), rung.trial, rung) for rung in peers[level])
-        for _, trial, rung in ranked[: len(ranked) // REDUCTION]:
+        ranked = sorted((gap(rung), -sign * rung.milestone.score, rung.trial, rung) for rung in peers[level])
+        for *_, trial, rung in ranked[: len(ranked) // REDUCTION]:
             if trial not in continued and rung.milestone.accepted and next_size(rung) is not None:
                 return rung
     return None

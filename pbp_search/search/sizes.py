@@ -14,8 +14,6 @@ from pbp_search.training.milestone import macs_of
 from pbp_search.training.pruning import left_after, prunable
 from pbp_search.training.task import attempt
 
-_BYTES = 4  # of a number, in single precision
-
 
 class NetworkSizes:
     """The sizes of a task's networks. One is built when it is first asked for; after that its sizes are known.
@@ -45,9 +43,11 @@ class NetworkSizes:
         """
         return self._looked_up(config, dendrites, kind)
 
-    def _weights(self, config: TrialConfig, dendrites: int) -> int:
-        """The weights that pruning chooses from, before any has gone."""
-        return self._looked_up(config, dendrites, "weights")
+    def _weights_left(self, milestone: Milestone) -> int:
+        """Those of a milestone's weights that the next pruning step chooses from."""
+        config, dendrites = milestone.config, milestone.dendrites
+        gone = self.parameters(config, dendrites) - milestone.parameters
+        return self._looked_up(config, dendrites, "weights") - gone
 
     def _looked_up(self, config: TrialConfig, dendrites: int, kind: Size | Literal["weights"]) -> int:
         key = (config.width, config.dendrites, dendrites, kind)
@@ -67,25 +67,29 @@ class NetworkSizes:
             limit is None or self.after("grow", milestone, "parameters") <= limit
         ):
             steps.append("grow")
-        if milestone.pruned < space.prunings:
+        if milestone.pruned < space.prunings and self._weights_left(milestone) > 0:
             steps.append("prune")
         return steps
 
     def after(self, step: Step, milestone: Milestone, kind: Size) -> int:
-        """The size that a milestone's network will have after a step, at most.
+        """The size that a milestone's network will have after a step.
 
-        After a pruning step the bytes are those of the numbers alone, which leave open where they are. A generation on
-        a pruned network is smaller by its weights that are zero from the start, as those of constant inputs are.
+        Parameters are exact after a pruning step, and at most these after a generation on a pruned network, some of
+        whose weights may be zero from the start. Bytes of pruned networks are an estimate: as many for each
+        parameter as the milestone has.
         """
         config, dendrites = milestone.config, milestone.dendrites
+        if step == "grow" and not milestone.pruned:
+            return self.size(config, dendrites + 1, kind)
         if step == "grow":
             generation = self.size(config, dendrites + 1, kind) - self.size(config, dendrites, kind)
             return milestone.size(kind) + generation
         if kind == "macs":
             return milestone.macs
-        weights = self._weights(config, dendrites) - (self.parameters(config, dendrites) - milestone.parameters)
-        removed = weights - left_after(weights, config.prune_share)
-        return max(1, milestone.size(kind) - removed * (1 if kind == "parameters" else _BYTES))
+        weights = self._weights_left(milestone)
+        parameters = milestone.parameters - weights + left_after(weights, config.prune_share)
+        exact = kind == "parameters"
+        return max(1, parameters if exact else round(milestone.weight_bytes * parameters / milestone.parameters))
 
     def widest(self, widths: tuple[int, int], limit: int) -> int | None:
         """The largest of a range of widths whose base network is within a limit of parameters, by bisection.

@@ -100,7 +100,7 @@ class Study:
             StudyError: A study of this name differs in its task, space, objectives, limit or seed.
             TaskError: A network of the task that is needed here does not work, or its own space.
             StorageError: The storage cannot be opened.
-            InputError: Even the smallest network of the space is above the limit.
+            InputError: Even the smallest network of the space is above the limit, or it prunes what the size ignores.
         """
         name = check_name(task.name if name is None else name)
         home = home or Home.at("mlruns")

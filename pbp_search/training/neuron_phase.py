@@ -61,7 +61,10 @@ def train_neurons(
     stream: tuple[int | str, ...] = ("neuron", generation, attempt)
     if pruned:
         stream = (*stream, "pruned", pruned)
-    with _looking_ahead(network, data.train, config) as on_gathered, held(network) if pruned else nullcontext():
+    with (
+        _looking_ahead(network, data.train, config) as on_gathered,
+        held(network, optimiser) if pruned else nullcontext(),
+    ):
         while not over:
             with global_stream(config.seed, *stream, epoch):
                 loss = _train_epoch(network, task, data.train, config, optimiser, on_gathered)

@@ -5,26 +5,46 @@ Connections for Efficient Neural Networks, NeurIPS 2015; what goes is chosen by 
 is pruned is exactly zero, and stays so: the weights themselves say which ones are left. Nothing else of the network
 changes, so it is kept, grown and folded like any other.
 
-Biases, and the weights of dendrites' connections, are one number for each neuron, and are not pruned.
+Biases, and the weights of dendrites' connections, are one number for each neuron, and are not pruned. Dendrites' own
+weights are compared with all others as they are, though their inputs may be scaled otherwise, and where they are frozen
+they do not train on; whether that costs accuracy is for the front to say.
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
+from torch.nn.utils.parametrize import ParametrizationList
 
-from pbp_search.dendrites import Dendrite, Dendritic, parameter_count, weight_bytes
+from pbp_search.dendrites import Adam, Dendrite, Dendritic, parameter_count, weight_bytes
+from pbp_search.dendrites.attach import NORMALISATIONS, is_computed
+from pbp_search.dendrites.forms import SparsePatches
 from pbp_search.dendrites.sizes import index_bytes
 
 
 def prunable(network: nn.Module) -> list[nn.Parameter]:
-    """The weights that pruning chooses from: all with two or more dimensions, those of frozen dendrites too."""
-    connections = {id(module.outgoing) for module in network.modules() if isinstance(module, Dendritic)}
-    connections |= {id(module.incoming) for module in network.modules() if isinstance(module, Dendrite)}
-    return [weight for weight in network.parameters() if weight.ndim > 1 and id(weight) not in connections]
+    """The weights that pruning chooses from, those of frozen dendrites too.
+
+    Of torch's own layers, normalisations apart, all with two or more dimensions; of other modules those with two
+    dimensions larger than one: scales and biases are often kept in shapes such as (C, 1, 1). Weights that are computed
+    from others (parametrizations, weight_norm) are left alone, as are those that are not floating point.
+    """
+    found: dict[int, nn.Parameter] = {}
+    for module in network.modules():
+        if isinstance(module, (*NORMALISATIONS, ParametrizationList)) or is_computed(module):
+            continue
+        connections = {"incoming", "outgoing"} if isinstance(module, (Dendrite, Dendritic)) else set()
+        layer = isinstance(module, SparsePatches) or type(module).__module__.startswith("torch.nn.modules")
+        for name, weight in module.named_parameters(recurse=False):
+            dimensions = weight.ndim if layer else sum(length > 1 for length in weight.shape)
+            numbers = weight.is_floating_point() or weight.is_complex()
+            if dimensions > 1 and numbers and name not in connections:
+                found[id(weight)] = weight
+    return list(found.values())
 
 
 def left(network: nn.Module) -> int:
@@ -46,6 +66,8 @@ def prune(network: nn.Module, share: float) -> None:
         share: Of the weights that are left; at least 0 and less than 1.
     """
     weights = prunable(network)
+    if not weights:
+        return
     together = torch.cat([weight.flatten() for weight in weights])
     remaining = together.nonzero().squeeze(1)
     if not len(remaining):
@@ -58,10 +80,24 @@ def prune(network: nn.Module, share: float) -> None:
 
 
 @contextmanager
-def held(network: nn.Module) -> Iterator[None]:
-    """While it lasts, pruned weights take no gradient: no optimiser that begins here moves them from zero."""
-    trained = [weight for weight in prunable(network) if weight.requires_grad]
-    handles = [weight.register_hook((weight.detach() != 0).mul) for weight in trained]
+def held(network: nn.Module, optimiser: Adam | torch.optim.Optimizer) -> Iterator[None]:
+    """While it lasts, pruned weights stay zero.
+
+    They take no gradient, so that clipping and moments do not know of them; and what a step makes of them all the same
+    (Muon's mixes rows), is undone.
+    """
+    weights = prunable(network)
+    masks: list[Tensor] = [weight.detach() != 0 for weight in weights]
+
+    @torch.no_grad()
+    def undo(*_: Any) -> None:
+        for weight, mask in zip(weights, masks, strict=True):
+            weight.mul_(mask)
+
+    trained = [(weight, mask) for weight, mask in zip(weights, masks, strict=True) if weight.requires_grad]
+    handles = [weight.register_hook(mask.mul) for weight, mask in trained]
+    if isinstance(optimiser, torch.optim.Optimizer):  # ours follows the gradient
+        handles.append(optimiser.register_step_post_hook(undo))
     try:
         yield
     finally:
@@ -79,17 +115,24 @@ def stored_bytes(network: nn.Module) -> int:
     """The bytes of a pruned network's parameters and buffers, with what says where the weights that are left are.
 
     Each layer has the smallest of three forms: dense; a bit for each weight; or compressed rows, whose weights have the
-    number of their column in as few bytes as that takes, and whose rows have their ends in 4 bytes each.
+    number of their column in as few bytes as that takes, and whose rows have their ends in 4 bytes each. Dendrites that
+    see a few inputs have an index beside the first two; in compressed rows the columns are that.
     """
-    weights = prunable(network)
-    dense = sum(weight.numel() * weight.element_size() for weight in weights)
-    return weight_bytes(network) - dense + sum(_smallest_form(weight) for weight in weights)
+    small = {id(part.weight): part for part in network.modules() if isinstance(part, SparsePatches)}
+    total = weight_bytes(network)
+    for weight in prunable(network):
+        part = small.get(id(weight))
+        if part is None:
+            total += _smallest_form(weight, weight.numel() // max(1, len(weight))) - weight.nbytes
+        else:
+            index = part.index.numel() * index_bytes(part.patches.length)
+            total += _smallest_form(weight, part.patches.length, index) - weight.nbytes - index
+    return total
 
 
-def _smallest_form(weight: Tensor) -> int:
-    count, rows = weight.numel(), len(weight)
-    number, columns = weight.element_size(), count // max(1, rows)
+def _smallest_form(weight: Tensor, columns: int, index: int = 0) -> int:
+    count, rows, number = weight.numel(), len(weight), weight.element_size()
     nonzero = int(weight.count_nonzero())
     bitmap = nonzero * number + math.ceil(count / 8)
     compressed = nonzero * (number + index_bytes(columns)) + 4 * rows
-    return min(count * number, bitmap, compressed)
+    return min(weight.nbytes + index, bitmap + index, compressed)

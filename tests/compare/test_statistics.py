@@ -71,8 +71,12 @@ def test_the_correction_only_ever_takes_away(family: dict[int, list[float]]) -> 
 
 
 def test_arms_in_which_nothing_depends_on_the_seed() -> None:
-    found = compare({"same": [0.0, 0.0, 0.0], "less": [-0.1, -0.1, -0.1]})
-    assert (found["same"].verdict, found["less"].verdict) == ("no difference shown", "worse")
+    found = compare({"same": [0.0] * 10, "less": [-0.1] * 10, "rounding": [1e-17, 2e-17] * 5})
+    assert [one.verdict for one in found.values()] == ["no difference shown", "worse", "no difference shown"]
+    assert found["less"].p == pytest.approx(3 * 2 / 2**10)  # as ten coins that fall alike
+    few = compare({"": [-0.1, -0.1]})[""]
+    assert few.verdict == "no difference shown"
+    assert few.low < 0 <= few.high
     assert compare({}) == {}
 
 
@@ -152,6 +156,29 @@ def test_a_score_that_no_size_has() -> None:
     assert (found.low, found.middle, found.high) == (None, None, None)
     found = curves_of(1).sizes_of(below, LEVEL)
     assert (found.low, found.middle, found.high) == pytest.approx((100, 100, 100))
+
+
+def test_what_is_said_to_be_from_here_on_holds_from_there_on() -> None:
+    # A curve that is ahead at the smallest sizes, behind after those, and ahead again.
+    curves = Curves([10, 100, 1000, 10_000], [[0.9, 0.5, 0.8, 0.8 + 0.01 * seed] for seed in range(5)])
+    found = curves.sizes_of([0.7] * 5, LEVEL)
+    assert found.middle == pytest.approx(10 ** (2 + 2 / 3), rel=0.02)
+    assert found.smallest == 10
+
+
+@pytest.mark.parametrize(
+    ("sizes", "scores"), [([1, 2], [[0.5, math.nan]]), ([1, 1], [[0.5, 0.6]]), ([0, 1], [[0.5, 0.6]])]
+)
+def test_what_is_no_curve(sizes: list[float], scores: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match="A curve needs finite scores"):
+        Curves(sizes, scores)
+
+
+def test_the_ends_of_a_curve_are_on_it() -> None:
+    for size in range(1, 400):
+        curves = Curves([size, 1000], [[0.5, 0.6]])
+        assert curves.covers(size)
+        assert curves.at([size]) == pytest.approx(0.5)
 
 
 @given(st.integers(0, 10**6), st.floats(-0.1, 0.5))

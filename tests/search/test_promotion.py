@@ -137,3 +137,16 @@ def test_what_is_promoted_needs_no_more_than_what_is_not(
     assert max(taken, default=-1) <= min(left, default=1)
     front = Front((Point(one.milestone.score, one.milestone.parameters, one) for one in rungs), direction)
     assert all(gap(point.payload) >= 0 for point in front)
+
+
+def test_who_becomes_smaller_than_all_lacks_nothing_and_the_best_of_those_goes_first() -> None:
+    rungs = [rung(0, 0.5, 100), rung(1, 0.9, 101), rung(2, 0.4, 1000), rung(3, 0.95, 2000), *poor(4, 5)]
+
+    def halved(one: Rung) -> int:
+        return one.milestone.parameters // 2
+
+    def chosen(*continued: int) -> int | None:
+        found = next_promotion(rungs, continued, "maximize", "parameters", halved)
+        return None if found is None else found.trial
+
+    assert [chosen(), chosen(1), chosen(1, 0)] == [1, 0, None]

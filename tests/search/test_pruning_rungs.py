@@ -3,6 +3,7 @@
 import optuna
 import pytest
 
+from pbp_search.errors import SettingsError
 from pbp_search.home import Home
 from pbp_search.search import Rung, Study
 from pbp_search.search.configurations import Collapsed, ConfigurationView
@@ -92,3 +93,8 @@ def test_enqueued_configurations_start_unpruned(home: Home) -> None:
     study.run(Dots(), 2)
     assert list(study.failures()) == [0]
     assert "A new configuration starts with pruned=0, not 1" in study.failures()[0]
+
+
+def test_multiply_accumulates_are_not_pruned(home: Home) -> None:
+    with pytest.raises(SettingsError, match=r"has pruning steps \(2\), and the size is macs"):
+        quick_study(home, space=SPACE, size="macs")

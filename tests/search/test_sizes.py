@@ -70,9 +70,9 @@ def test_sizes_after_a_step_are_those_of_the_milestones(spec: DendriteSpec, step
 def test_steps_are_those_of_the_space_and_within_the_limit() -> None:
     sizes, config = NetworkSizes(Dots()), quick_config(width=2)  # of 12, 28 and 48 parameters
 
-    def steps(limit: int | None = None, dendrites: int = 0, pruned: int = 0, **space: int) -> list[Step]:
+    def steps(limit: int | None = None, dendrites: int = 0, pruned: int = 0, gone: int = 0, **space: int) -> list[Step]:
         reached = run_chain(Dots(), config, 0)[0].milestone
-        size = sizes.parameters(config, dendrites)
+        size = sizes.parameters(config, dendrites) - gone
         changed = {"dendrites": dendrites, "requested": dendrites, "pruned": pruned, "parameters": size}
         milestone = Milestone.from_dict({**reached.to_dict(), **changed})
         return sizes.steps(milestone, quick_space(**space), limit)
@@ -85,6 +85,8 @@ def test_steps_are_those_of_the_space_and_within_the_limit() -> None:
     assert steps(prunings=1, limit=27) == ["prune"]
     assert steps(prunings=1, dendrites=2) == ["prune"]
     assert steps(prunings=1, pruned=1) == ["grow"]
+    assert steps(prunings=9, pruned=1, gone=7) == ["grow", "prune"]
+    assert steps(prunings=9, pruned=1, gone=8) == ["grow"]  # only biases are left
 
 
 def test_a_network_is_built_once() -> None:

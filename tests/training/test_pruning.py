@@ -74,6 +74,54 @@ def test_a_network_without_weights_left_stays_as_it_is() -> None:
     assert left(network) == 0
 
 
+class Scaled(nn.Module):
+    """What modules of one's own keep: scales, biases and positions, in shapes that broadcast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+        self.shift = nn.Parameter(torch.ones(1, 8))
+        self.positions = nn.Parameter(torch.ones(1, 5, 8))
+        self.steps = nn.Parameter(torch.ones(3, 3, dtype=torch.int64), requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (nn.Linear(3, 1), ["weight"]),
+        (nn.Conv2d(2, 1, 3), ["weight"]),
+        (nn.GRU(3, 4), ["weight_ih_l0", "weight_hh_l0"]),
+        (nn.LayerNorm((3, 4)), []),
+        (nn.BatchNorm1d(3), []),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), []),
+        (Scaled(), ["positions"]),
+        (nn.Tanh(), []),
+    ],
+)
+def test_what_is_a_weight(module: nn.Module, names: list[str]) -> None:
+    chosen = {id(weight) for weight in prunable(module)}
+    assert [name for name, one in module.named_parameters() if id(one) in chosen] == names
+
+
+def test_a_network_without_weights_is_left_alone() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(3), nn.PReLU())
+    prune(network, 0.5)
+    assert left(network) == 0
+    assert stored_parameters(network) == 7
+    assert stored_bytes(network) == weight_bytes(network)
+
+
+def test_pruned_dendrites_need_no_index_of_what_is_gone() -> None:
+    network = nn.Sequential(nn.Linear(400, 3))
+    (module,) = attach(network, DendriteSpec(fan_in=50)).values()
+    module.accept(module.generation())
+    dendrite = next(weight for weight in prunable(network) if weight.shape == (3, 50))
+    full = stored_bytes(network)
+    with torch.no_grad():
+        dendrite[:, 4:] = 0
+    assert full - stored_bytes(network) == 150 * (4 + 2) - (12 * (4 + 2) + 4 * 3)
+
+
 def test_connections_of_dendrites_are_not_pruned() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     for module in attach(network, DendriteSpec(fan_in=2)).values():
@@ -100,6 +148,28 @@ def test_a_step_leaves_a_smaller_network_that_has_trained(plain: Checkpoint) -> 
     assert not torch.equal(first.weights["0.module.bias"], plain.weights["0.module.bias"])
 
 
+class BowlWithMuon(Bowl):
+    """An optimiser whose step moves weights that take no gradient."""
+
+    name = "bowl_with_muon"
+
+    def model(self, width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, width, bias=False), nn.Tanh(), nn.Linear(width, 1, bias=False))
+
+    def optimiser(self, groups: Any, given: Any) -> torch.optim.Optimizer:
+        matrices = [p for group in groups for p in group["params"] if p.ndim == 2]
+        return torch.optim.Muon(matrices, lr=given.learning_rate)
+
+
+def test_muon_would_revive_weights_of_no_gradient() -> None:
+    weight = nn.Parameter(torch.eye(3))
+    optimiser = torch.optim.Muon([weight])
+    weight.grad = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1, 0, 1]]) * torch.tensor([[0.0], [1], [1]])
+    weight.grad[0, 0] = 1
+    optimiser.step()
+    assert bool((weight[weight.grad == 0] != torch.eye(3)[weight.grad == 0]).any())
+
+
 @pytest.mark.parametrize("task", [Bowl(), BowlWithMomentum(), BowlWithDropout()])
 def test_pruned_weights_stay_zero_in_every_later_rung(task: Any) -> None:
     chain = [run_rung(task, PRUNED)]
@@ -119,6 +189,13 @@ def test_pruned_weights_stay_zero_in_every_later_rung(task: Any) -> None:
         (1, 2),
         (1, 3),
     ]
+
+
+def test_an_optimiser_that_ignores_gradients_of_zero_revives_nothing() -> None:
+    chain = [run_rung(BowlWithMuon(), PRUNED)]
+    for _ in range(2):
+        chain.append(pruned(chain[-1], BowlWithMuon()))
+    assert [int(sum(gone.sum() for gone in zeros(one, BowlWithMuon()).values())) for one in chain] == [0, 6, 9]
 
 
 def test_a_dendritic_network_is_pruned_and_folds() -> None:
