@@ -90,7 +90,8 @@ class Checkpoints:
         steps: Callable[[Rung], Iterable[Step]],
         recorded: Container[int],
     ) -> None:
-        """Remove the checkpoints that are never needed again.
+        """Remove the checkpoints that are never needed again. Those of planned chains stay until who planned them
+        removes them.
 
         Args:
             trials: All of the study's trials.
@@ -104,7 +105,12 @@ class Checkpoints:
         continued = continued_by(trial for trial in trials if trial.state.is_finished())
         there = {file.name for file in self._folder.milestones.iterdir()}
         for rung in rungs:
-            if rung.checkpoint not in there or rung.trial in kept or rung.trial not in recorded:
+            if (
+                rung.checkpoint not in there
+                or rung.trial in kept
+                or rung.trial not in recorded
+                or rung.plan is not None
+            ):
                 continue
             if not rung.milestone.accepted or all((rung.trial, step) in continued for step in steps(rung)):
                 self.remove(rung.checkpoint)

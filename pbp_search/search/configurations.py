@@ -10,6 +10,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from pbp_search.search.plans import searched
 from pbp_search.search.rungs import CONFIGURATION, DENDRITES, PARENT, PRUNED
 
 _RUNG = (DENDRITES, PRUNED)
@@ -59,6 +60,7 @@ class Collapsed:
 
     def configurations(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:
         """The configurations among all trials, by number."""
+        trials = searched(trials)
         finished = [trial for trial in trials if trial.state.is_finished()]
         if finished != self._finished:  # cheap: the storage hands out the same objects again
             self._update(finished, directions)

@@ -15,7 +15,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pbp_search.front import Front, Point
-from pbp_search.training import Direction, Milestone, Size, Step
+from pbp_search.settings import Settings
+from pbp_search.training import Direction, Milestone, Size, Step, TrialConfig
 from pbp_search.training.milestone import UNITS
 
 # Names of the user attributes of our trials.
@@ -25,6 +26,7 @@ STEP = "step"  # what led here from the parent
 MILESTONE = "milestone"
 CHECKPOINT = "checkpoint"
 FAILURE = "failure"
+PLAN = "plan"
 TRACEBACK = "traceback"
 
 # The parameters that say which rung a trial is; the second one is there where the space has pruning steps.
@@ -33,6 +35,30 @@ PRUNED = "pruned"
 
 STEPS: dict[Step, str] = {"grow": DENDRITES, "prune": PRUNED}
 """The parameter that each kind of step counts."""
+
+
+class Plan(Settings):
+    """A chain that is wanted. Two that are equal are one.
+
+    Attributes:
+        arm: What it is trained for.
+        replicate: Chains of different arms with the same number are compared with each other.
+        start: Tells the starts of one network and replicate apart.
+        config: The configuration.
+        steps: What is done to the network without dendrites, one after the other. A generation that is thrown away ends
+            the chain.
+    """
+
+    arm: str
+    replicate: int
+    start: int
+    config: TrialConfig
+    steps: tuple[Step, ...] = ()
+
+    def step_after(self, milestone: Milestone) -> Step | None:
+        """What follows a milestone of the chain; None at its end."""
+        taken = milestone.requested + milestone.pruned
+        return self.steps[taken] if milestone.accepted and taken < len(self.steps) else None
 
 
 @dataclass(frozen=True)
@@ -46,6 +72,7 @@ class Rung:
         params: The trial's parameters.
         milestone: What it reached.
         checkpoint: The name of the milestone's checkpoint in the artifact store.
+        plan: The planned chain that it belongs to, if the search has not made it.
     """
 
     trial: int
@@ -54,6 +81,7 @@ class Rung:
     params: dict[str, Any]
     milestone: Milestone
     checkpoint: str
+    plan: Plan | None = None
 
     def row(self) -> dict[str, int | float]:
         """The rung's figures, as tables and JSON show them."""
@@ -98,6 +126,12 @@ def continued_by(trials: Iterable[FrozenTrial]) -> set[tuple[int, Step]]:
     return {(trial.user_attrs[PARENT], step_of(trial)) for trial in trials if PARENT in trial.user_attrs}
 
 
+def plan_of(trial: FrozenTrial) -> Plan | None:
+    """The planned chain that a trial belongs to, if it does."""
+    plan: dict[str, Any] | None = trial.user_attrs.get(PLAN)
+    return None if plan is None else Plan.from_dict(plan)
+
+
 def rung_of(trial: FrozenTrial) -> Rung | None:
     """The rung of a finished trial, if it left a milestone."""
     attributes = trial.user_attrs
@@ -110,6 +144,7 @@ def rung_of(trial: FrozenTrial) -> Rung | None:
         params=dict(trial.params),
         milestone=Milestone.from_dict(attributes[MILESTONE]),
         checkpoint=attributes.get(CHECKPOINT, ""),
+        plan=plan_of(trial),
     )
 
 

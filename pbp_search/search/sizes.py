@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from pbp_search.dendrites import DendriteSpec, parameter_count, weight_bytes
+from pbp_search.dendrites import parameter_count, weight_bytes
 from pbp_search.errors import InputError
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.values import Choices, Range, Value
@@ -18,7 +18,8 @@ from pbp_search.training.task import attempt
 class NetworkSizes:
     """The sizes of a task's networks. One is built when it is first asked for; after that its sizes are known.
 
-    They depend on the width, the form of the dendrites and their number, and on nothing else of a configuration.
+    They depend on the kind of network, its width and depth, the form of the dendrites and their number, and on nothing
+    else of a configuration.
 
     Args:
         task: What builds the networks.
@@ -29,7 +30,7 @@ class NetworkSizes:
     def __init__(self, task: Task, data: Data[Any] | None = None) -> None:
         self.task = task
         self._data = data
-        self._known: dict[tuple[int, DendriteSpec, int, Size | Literal["weights"]], int] = {}
+        self._known: dict[tuple[TrialConfig, int, Size | Literal["weights"]], int] = {}
 
     def parameters(self, config: TrialConfig, dendrites: int) -> int:
         """The parameters of a configuration's network with a number of generations."""
@@ -50,7 +51,8 @@ class NetworkSizes:
         return self._looked_up(config, dendrites, "weights") - gone
 
     def _looked_up(self, config: TrialConfig, dendrites: int, kind: Size | Literal["weights"]) -> int:
-        key = (config.width, config.dendrites, dendrites, kind)
+        alone = TrialConfig(network=config.network, width=config.width, depth=config.depth, dendrites=config.dendrites)
+        key = (alone, dendrites, kind)
         if key not in self._known:
             what = f"The task {type(self.task).__name__}: its network of width {config.width} failed"
             self._known[key] = attempt(what, partial(self._measured, config, dendrites, kind))

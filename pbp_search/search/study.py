@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,12 @@ from pbp_search.home import Home, StudyFolder, check_name, dated_name
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import Claims
 from pbp_search.search.definition import DEFINITION, FOLDER, Definition, define, same_study
+from pbp_search.search.plans import planned, searched, waiting_trial
 from pbp_search.search.progress import Progress, place_of_failure, progress_of, sentence
 from pbp_search.search.recording import record_end, record_missing
-from pbp_search.search.rungs import FAILURE, Outcome, Rung, Rungs, best_of, front_of, trials_of
+from pbp_search.search.rungs import FAILURE, Outcome, Plan, Rung, Rungs, best_of, front_of, plan_of, trials_of
 from pbp_search.search.sampler import Sampler, sampler_of
+from pbp_search.search.setup import Setup
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.space import SearchSpace
 from pbp_search.search.storage import if_possible, open_storage, patient, rename_study, shared_lock, tracking_lock
@@ -138,10 +140,26 @@ class Study:
             )
         return created
 
+    def plan(self, plans: Mapping[Plan, int]) -> None:
+        """Let chains be trained by the next run without a number of trials, unless they are planned or trained already.
+
+        Args:
+            plans: The chains, in the order in which they are to start, each with a trial of the study that has the same
+                settings.
+        """
+        storage = open_storage(self.folder.home, self._storage, create=False)
+        with shared_lock(storage, self.folder.identity):
+            same_study(self.name, self.folder.identity, storage)
+            trials = trials_of(self._optuna)
+            known = {plan_of(trial) for trial in planned(trials)}
+            for plan, like in plans.items():
+                if plan not in known:
+                    storage.create_new_trial(self._optuna._study_id, waiting_trial(plan, trials[like]))
+
     def run(
         self,
         task: Task,
-        trials: int,
+        trials: int | None,
         *,
         timeout: float | None = None,
         stagnation: int | None = None,
@@ -161,7 +179,7 @@ class Study:
 
         Args:
             task: The study's task.
-            trials: Finished trials to reach, failed ones included.
+            trials: Finished trials to reach, failed ones included and planned ones apart; None for planned ones only.
             timeout: No rung starts after this many seconds, and running ones are stopped at the end of their epoch, be
                 it the neurons' or a module's dendrites'; the next run does those again.
             stagnation: No rung starts when as many trials have finished since the front last got better: see
@@ -186,7 +204,6 @@ class Study:
             StudyError: The task is not the study's, or the milestones of the study lie elsewhere.
             InputError: There is no such device, sampler or cluster.
         """
-        from pbp_search.search.worker import Setup
         from pbp_search.search.workers import cluster_of, run_workers
         from pbp_search.tracking import Tracker
 
@@ -277,8 +294,8 @@ class Study:
             logger.info("%s", sentence(trial, own.metric, own.size) if told else place_of_failure(trial))
 
     def progress(self) -> Progress:
-        """How far the study is, whoever runs it."""
-        trials = self._trials()
+        """How far the search is, whoever runs it."""
+        trials = searched(self._trials())
         return progress_of(trials, self._rungs.of(trials), self.definition.direction, self.definition.size)
 
     def finished(self) -> list[FrozenTrial]:

@@ -2,21 +2,17 @@
 
 What to train next is decided while no other worker decides. First what a dead worker left unfinished, then what was
 stopped in good order, then a milestone that has earned its next generation, then a new configuration. Its parameters
-are drawn after that, by the worker that trains it.
+are drawn after that, by the worker that trains it. Or, of planned chains, a milestone that is to go on.
 """
 
 import logging
 import os
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn
 
 import optuna
-import torch
 from mlflow.exceptions import MlflowException
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
@@ -24,10 +20,10 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
 from pbp_search.errors import CheckpointError, SettingsError, StorageError, TrainingError, said
-from pbp_search.home import StudyFolder
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import MOST_RESTARTS, Claim, Claims, restarts_of
 from pbp_search.search.definition import renamed, same_study
+from pbp_search.search.plans import is_planned, next_planned, planned, searched
 from pbp_search.search.promotion import next_continuation
 from pbp_search.search.recording import record_of
 from pbp_search.search.rungs import (
@@ -37,6 +33,7 @@ from pbp_search.search.rungs import (
     FAILURE,
     MILESTONE,
     PARENT,
+    PLAN,
     PRUNED,
     STEP,
     STEPS,
@@ -44,52 +41,25 @@ from pbp_search.search.rungs import (
     Outcome,
     Rung,
     Rungs,
+    continued_by,
     front_of,
+    plan_of,
     step_of,
     trials_of,
     values_of,
 )
-from pbp_search.search.sampler import Sampler, sampler_of
+from pbp_search.search.sampler import sampler_of
+from pbp_search.search.setup import Setup
 from pbp_search.search.sizes import NetworkSizes
-from pbp_search.search.space import SearchSpace, configuration_seed
+from pbp_search.search.space import configuration_seed
 from pbp_search.search.stagnation import stagnated
 from pbp_search.search.storage import open_storage, patient, tracking_lock
 from pbp_search.tracking import Tracker
-from pbp_search.training import Checkpoint, EpochRecord, Milestone, Size, Step, Task, run_rung
+from pbp_search.training import Checkpoint, EpochRecord, Milestone, Step, TrialConfig, run_rung
 
 logger = logging.getLogger(__name__)
-_package_logger = logging.getLogger("pbp_search")
 
 _WAIT_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a worker process needs to take part in a study. Two are equal if they belong to the same call of ``run``."""
-
-    folder: StudyFolder = field(compare=False)
-    study: str = field(compare=False)
-    storage: str | None = field(compare=False, repr=False)  # may hold a password
-    tracking_uri: str | None = field(compare=False, repr=False)
-    task: Task = field(compare=False)
-    space: SearchSpace = field(compare=False)
-    seed: int = field(compare=False)
-    device: str = field(compare=False)
-    size: Size = field(compare=False)
-    max_parameters: int | None = field(compare=False)
-    sampler: Sampler = field(default="auto", compare=False)
-    stagnation: int | None = field(default=None, compare=False)
-    threads: int = field(default=1, compare=False)
-    call: str = field(default_factory=lambda: uuid.uuid4().hex)
-    flag: Path | None = field(default=None, compare=False)  # if there is one: the run ends when this file goes
-    log_level: int = field(default_factory=_package_logger.getEffectiveLevel, compare=False)
-
-    def settle(self) -> None:
-        """Prepare a worker process: as many threads as it shall have, and as much of our log as the run prints."""
-        torch.set_num_threads(self.threads)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        _package_logger.setLevel(self.log_level)
 
 
 class _TimeIsUpError(Exception):
@@ -124,12 +94,12 @@ class Worker:
             name: IntDistribution(0, number) for name, number in most.items()
         }
 
-    def run_one(self, trials: int, deadline: float | None) -> Outcome | None:
+    def run_one(self, trials: int | None, deadline: float | None) -> Outcome | None:
         """Train one rung.
 
         Args:
-            trials: No rung is started when this many have finished or are being trained. Nor is one while the front
-                stagnates, if the setup has a number of trials for that.
+            trials: No rung is started when this many have finished or are being trained, planned ones apart. Nor is one
+                while the front stagnates, if the setup has a number of trials for that. None for planned ones only.
             deadline: No rung is started after this time, in seconds since the epoch, and a running one is stopped at
                 the end of its epoch: the next run does it again.
 
@@ -169,8 +139,11 @@ class Worker:
         return (deadline is not None and time.time() >= deadline) or (flag is not None and not flag.exists())
 
     @patient
-    def _is_done(self, target: int) -> bool:
-        trials = trials_of(self._study)
+    def _is_done(self, target: int | None) -> bool:
+        everything = trials_of(self._study)
+        trials = _concerned(everything, target)
+        if target is None:
+            return all(trial.state.is_finished() for trial in trials) and self._next_planned(everything) is None
         if sum(trial.state.is_finished() for trial in trials) >= target:
             return True
         return all(trial.state.is_finished() for trial in trials) and self._stagnates(trials)
@@ -179,10 +152,11 @@ class Worker:
         window = self._setup.stagnation
         if window is None:
             return False
-        return stagnated(trials, self._rungs.of(trials), window, self._setup.task.direction, self._setup.size)
+        own = searched(trials)
+        return stagnated(own, self._rungs.of(own), window, self._setup.task.direction, self._setup.size)
 
     @patient
-    def _claim(self, target: int) -> Claim | None:
+    def _claim(self, target: int | None) -> Claim | None:
         self._history.clear()
         with self._claims.deciding():
             if self._storage.get_study_name_from_id(self._study._study_id) != self._setup.study:
@@ -192,16 +166,16 @@ class Worker:
             if trial is None:
                 if self._claims.is_in_doubt(trials):
                     return None
-                if sum(trial.state.is_finished() or trial.state == TrialState.RUNNING for trial in trials) >= target:
+                concerned = _concerned(trials, target)
+                begun = sum(each.state.is_finished() or each.state == TrialState.RUNNING for each in concerned)
+                if target is not None and begun >= target:
                     return None
-                trial = self._waiting(trials)
+                trial = self._waiting(concerned) if target is not None else self._planned(concerned)
             if trial is not None:
                 self._checkpoints.discard(trial, self._storage)
-            else:
-                if self._stagnates(trials):
-                    return None
-                trial = self._promoted(trials) or self._new()
-            return self._claims.take(self._latest(trial))
+            elif target is not None and not self._stagnates(trials):
+                trial = self._continued(self._promoted(trials)) or self._new()
+            return None if trial is None else self._claims.take(self._latest(trial))
 
     def _latest(self, trial: FrozenTrial) -> FrozenTrial:
         return self._storage.get_trial(trial._trial_id)
@@ -213,16 +187,30 @@ class Worker:
                 return trial
         return None
 
-    def _promoted(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        rungs, setup = self._rungs.of(trials), self._setup
-        found = next_continuation(trials, rungs, setup.space.steps, setup.task.direction, setup.size, self._next_size)
+    def _planned(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """What is next of planned chains: those that have begun come first, so that what is planned first is whole."""
+        begun = [trial for trial in trials if PARENT in trial.user_attrs]
+        found = self._waiting(begun) or self._continued(self._next_planned(trials))
+        return found or self._waiting(trials)
+
+    def _promoted(self, trials: Sequence[FrozenTrial]) -> tuple[Rung, Step] | None:
+        rungs, setup = self._rungs.of(searched(trials)), self._setup
+        return next_continuation(trials, rungs, setup.space.steps, setup.task.direction, setup.size, self._next_size)
+
+    def _next_planned(self, trials: Sequence[FrozenTrial]) -> tuple[Rung, Step] | None:
+        own = planned(trials)
+        return next_planned(self._rungs.of(own), (trial for trial, _ in continued_by(own)))
+
+    def _continued(self, found: tuple[Rung, Step] | None) -> FrozenTrial | None:
         if found is None:
             return None
         rung, step = found
         # With all its parameters at once: it shall draw none.
         params = {**rung.params, STEPS[step]: rung.params[STEPS[step]] + 1}
-        attributes = {CONFIGURATION: rung.configuration, PARENT: rung.trial, STEP: step}
-        return self._created(params, trials[rung.trial].distributions, attributes)
+        attributes: dict[str, Any] = {CONFIGURATION: rung.configuration, PARENT: rung.trial, STEP: step}
+        if rung.plan is not None:
+            attributes[PLAN] = rung.plan.to_dict()
+        return self._created(params, trials_of(self._study)[rung.trial].distributions, attributes)
 
     def _next_size(self, step: Step, rung: Rung) -> int | None:
         return self._sizes.after(step, rung.milestone, self._setup.size) if step in self._steps(rung) else None
@@ -273,23 +261,32 @@ class Worker:
         if restarts_of(claimed) > MOST_RESTARTS:
             raise TrainingError(f"The worker of this trial died {MOST_RESTARTS + 1} times.")
         trial, setup = self._drawn(claimed), self._setup
-        seed = configuration_seed(self._setup.seed, trial.user_attrs[CONFIGURATION])
-        config = self._setup.space.suggest(FixedTrial(trial.params), seed)
         parent = trial.user_attrs.get(PARENT)
-        for name in self._rung_distributions:
-            if parent is None and trial.params.get(name, 0) > 0:
-                given = trial.params[name]
-                raise SettingsError(f"A new configuration starts with {name}=0, not {given}: enqueue that.")
-        if parent is None and not self._sizes.fits(
-            config, 0, setup.max_parameters
-        ):  # of networks that do not grow with their width
-            raise SettingsError(
-                f"The network of width {config.width} has {self._sizes.parameters(config, 0):,} parameters, "
-                f"more than the limit of {setup.max_parameters:,}."
-            )
+        config = self._configuration(trial)
+        if parent is None:
+            self._check_start(trial, config)
         previous = None if parent is None else self._milestone(parent)
         on_epoch = self._history.append
         return run_rung(setup.task, config, previous, self._data, on_epoch, setup.device, check, step_of(trial))
+
+    def _configuration(self, trial: FrozenTrial) -> TrialConfig:
+        plan = plan_of(trial)
+        if plan is not None:
+            return plan.config
+        seed = configuration_seed(self._setup.seed, trial.user_attrs[CONFIGURATION])
+        return self._setup.space.suggest(FixedTrial(trial.params), seed)
+
+    def _check_start(self, trial: FrozenTrial, config: TrialConfig) -> None:
+        for name in self._rung_distributions:
+            if trial.params.get(name, 0) > 0:
+                given = trial.params[name]
+                raise SettingsError(f"A new configuration starts with {name}=0, not {given}: enqueue that.")
+        limit = None if is_planned(trial) else self._setup.max_parameters
+        if not self._sizes.fits(config, 0, limit):  # of networks that do not grow with their width
+            raise SettingsError(
+                f"The network of width {config.width} has {self._sizes.parameters(config, 0):,} parameters, "
+                f"more than the limit of {limit:,}."
+            )
 
     @patient
     def _drawn(self, trial: FrozenTrial) -> FrozenTrial:
@@ -305,7 +302,8 @@ class Worker:
                 given = trial.system_attrs.get("fixed_params", {}).get(name, 0)
                 self._storage.set_trial_param(trial._trial_id, name, given, distribution)
         try:
-            self._setup.space.suggest(optuna.Trial(self._study, trial._trial_id), seed=0)
+            if not is_planned(trial):
+                self._setup.space.suggest(optuna.Trial(self._study, trial._trial_id), seed=0)
         except IntegrityError:  # one is there by now: who had the trial before was silent, and draws too
             return self._drawn(self._latest(trial))
         self._storage.set_trial_user_attr(trial._trial_id, CONFIGURATION, trial.number)
@@ -395,3 +393,8 @@ class Worker:
             self._recorded.add(number)
         except MlflowException as error:
             logger.warning("Trial %d is not in MLflow yet, the study's next run records it: %s", number, said(error))
+
+
+def _concerned(trials: Sequence[FrozenTrial], target: int | None) -> list[FrozenTrial]:
+    """The trials that a run to so many is about; without a number, those that are planned."""
+    return planned(trials) if target is None else searched(trials)

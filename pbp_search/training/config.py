@@ -62,7 +62,9 @@ class TrialConfig(Settings):
     """A configuration of a network and its training.
 
     Attributes:
+        network: The task's ``model``; or ``linear``, a control: one linear layer from the inputs to the outputs.
         width: The network's base width.
+        depth: Given to the task's ``model`` beside the width; None for the task's own.
         learning_rate: Adam's in the neuron phase; it restarts at each cycle.
         dendrite_learning_rate: Adam's in the dendrite phase, for weights of standardised inputs.
         batch_size: Samples a step in the neuron phase.
@@ -75,7 +77,9 @@ class TrialConfig(Settings):
         seed: Keys every random stream.
     """
 
+    network: Literal["task", "linear"] = "task"
     width: int = Field(ge=1)
+    depth: int | None = Field(None, ge=1)
     dendrites: DendriteSpec = DendriteSpec()
     schedule: CycleSchedule = CycleSchedule()
     learning_rate: float = Field(0.003, gt=0)

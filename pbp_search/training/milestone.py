@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from pbp_search.dendrites import attach, multiply_accumulates
 from pbp_search.dendrites.record import called
-from pbp_search.errors import CheckpointError
+from pbp_search.errors import CheckpointError, TaskError
 from pbp_search.settings import Settings
 from pbp_search.training.config import TrialConfig
-from pbp_search.training.data import Data, first_batch, moved
+from pbp_search.training.data import Data, Source, first_batch, moved
 from pbp_search.training.streams import global_stream
-from pbp_search.training.task import Task, adapters_of
+from pbp_search.training.task import DeepTask, Task, adapters_of
 
 FORMAT = "pbp-search-milestone-3"
 
@@ -202,9 +202,13 @@ def _digest(weights: dict[str, Tensor]) -> str:
 
 
 def build_network(task: Task, config: TrialConfig, dendrites: int, data: Data[Any] | None = None) -> nn.Module:
-    """A network of the task with a number of untrained generations on every module."""
+    """A network of the task with a number of untrained generations on every module.
+
+    Raises:
+        TaskError: The configuration asks for a linear network, and the task's data or outputs have no place for one.
+    """
     with global_stream(config.seed, "network"):
-        network = task.model(config.width)
+        network = _network(task, config, data)
         modules = attach(network, config.dendrites, adapters_of(task))
         if dendrites and config.dendrites.sees is not None:  # how large that is, a pass tells
             with torch.no_grad():
@@ -214,6 +218,33 @@ def build_network(task: Task, config: TrialConfig, dendrites: int, data: Data[An
             for _ in range(dendrites):
                 module.accept(module.generation())
     return network
+
+
+def _network(task: Task, config: TrialConfig, data: Data[Any] | None) -> nn.Module:
+    if config.network == "linear":
+        return linear_network(task, (data or task.data()).train)
+    if config.depth is None:
+        return task.model(config.width)
+    return cast("DeepTask", task).model(config.width, config.depth)
+
+
+def linear_network(task: Task, source: Source) -> nn.Module:
+    """One linear layer from all inputs of a sample to the outputs of the task's networks: a logistic regression,
+    where those are logits.
+
+    Raises:
+        TaskError: A batch's inputs are not one tensor, or the outputs are none of shape (N,) or (N, C).
+    """
+    inputs = first_batch(source, 2)[0]
+    with torch.no_grad():
+        outputs = called(task.model(task.widths[0]).eval(), inputs)
+    if not isinstance(inputs, Tensor) or not isinstance(outputs, Tensor) or outputs.ndim not in (1, 2):
+        raise TaskError(
+            f"The task {task.name!r} has no linear network: that needs inputs that are one tensor, and outputs of "
+            "shape (N,) or (N, C)."
+        )
+    layer = nn.Linear(inputs[0].numel(), 1 if outputs.ndim == 1 else outputs.shape[1])
+    return nn.Sequential(nn.Flatten(), layer, *([nn.Flatten(0)] if outputs.ndim == 1 else []))
 
 
 def macs_of(network: nn.Module, data: Data[Any]) -> int:

@@ -1,6 +1,7 @@
 """A task: the user's data, network, loss and score. One class is all it takes to bring a problem of one's own."""
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -62,6 +63,19 @@ class Task(Protocol):
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
         """The metric over all samples given."""
+
+
+@runtime_checkable
+class DeepTask(Task, Protocol):
+    """A task whose networks can be deeper: its ``model`` takes a depth, too, with a default."""
+
+    def model(self, width: int, depth: int = ...) -> nn.Module:
+        """A network of a base width and a depth, by whatever measure."""
+
+
+def is_deep(task: Task) -> bool:
+    """Whether a task's ``model`` takes a depth."""
+    return "depth" in inspect.signature(task.model).parameters
 
 
 class ClassificationTask:

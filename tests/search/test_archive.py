@@ -13,8 +13,9 @@ from pbp_search.errors import StorageError, StudyError
 from pbp_search.home import Home
 from pbp_search.search import Study, list_studies
 from pbp_search.search.claims import Claims
+from pbp_search.search.setup import Setup
 from pbp_search.search.storage import open_storage
-from pbp_search.search.worker import Setup, Worker
+from pbp_search.search.worker import Worker
 from pbp_search.tracking import Tracker
 from tests.quick_studies import Dots, fill, milestone, quick_study, recorded, story
 from tests.search import crashing

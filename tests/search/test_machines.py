@@ -17,7 +17,8 @@ from pbp_search.errors import InputError
 from pbp_search.home import Home
 from pbp_search.search import Study, claims
 from pbp_search.search.claims import CLAIM
-from pbp_search.search.worker import Setup, Worker
+from pbp_search.search.setup import Setup
+from pbp_search.search.worker import Worker
 from tests.postgresql import Server
 from tests.quick_studies import Dots, quick_space, quick_study, recorded, story
 from tests.search import machines

@@ -17,8 +17,9 @@ from pbp_search.search import Study
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import Claim, restarts_of
 from pbp_search.search.sampler import KeyedSampler, Sampler
+from pbp_search.search.setup import Setup
 from pbp_search.search.storage import open_storage
-from pbp_search.search.worker import Setup, Worker
+from pbp_search.search.worker import Worker
 from tests.quick_studies import Dots, quick_space, quick_study, recorded, story
 from tests.search import crashing
 from tests.search.crashing import Mortal, random_batches

@@ -24,7 +24,7 @@ from pbp_search.errors import InputError, TrainingError
 from pbp_search.home import Home
 from pbp_search.search import Outcome, Study, cluster, workers
 from pbp_search.search.joblib_dask import lost
-from pbp_search.search.worker import Setup
+from pbp_search.search.setup import Setup
 from pbp_search.search.workers import cluster_of, run_workers
 from pbp_search.tasks import packed
 from tests.quick_studies import Dots, checkpoint_file, quick_space, quick_study, recorded

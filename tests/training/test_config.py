@@ -64,7 +64,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str]] = [
     (TrialConfig, {"width": 2, "dendrite_learning_rate": -1}, r"dendrite_learning_rate is -1: .*greater than 0"),
     (TrialConfig, {"width": 2, "batch_size": 0}, r"batch_size is 0: .*greater than or equal to 1"),
     (TrialConfig, {"width": 2, "seed": -1}, r"seed is -1: .*greater than or equal to 0"),
-    (TrialConfig, {"width": 2, "depth": 3}, r"TrialConfig: there is no setting 'depth'"),
+    (TrialConfig, {"width": 2, "layers": 3}, r"TrialConfig: there is no setting 'layers'"),
     (TrialConfig, {"width": 2, "schedule": {"tries": 0}}, r"tries is 0: .*greater than or equal to 1"),
     (
         TrialConfig,
@@ -107,8 +107,8 @@ def test_a_bad_value_is_refused_by_field_value_and_what_is_allowed(
 
 def test_every_bad_value_is_named_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        TrialConfig(width=0, batch_size=0, depth=1)  # type: ignore[call-arg]
-    for part in ("width is 0", "batch_size is 0", "no setting 'depth'"):
+        TrialConfig(width=0, batch_size=0, layers=1)  # type: ignore[call-arg]
+    for part in ("width is 0", "batch_size is 0", "no setting 'layers'"):
         assert part in str(caught.value)
 
 
