@@ -34,7 +34,7 @@ from form import Figure, figure, show
 from scipy import stats
 from signals import Signals, signals
 
-from pbp_search.compare import holm
+from pbp_search.compare.statistics import holm
 from pbp_search.front import Front, Point
 from pbp_search.home import Home
 from pbp_search.search import Outcome, Rung, SearchSpace, Study, promotion

@@ -34,24 +34,13 @@ def export(
     With --min-score the smallest network that reaches the score, otherwise the best one with at most --max-params
     parameters.
     """
-    from pbp_search.errors import InputError
+    from pbp_search.cli.stored import task_of
     from pbp_search.export import export_onnx
     from pbp_search.home import Home
     from pbp_search.search import Study
-    from pbp_search.tasks import built_in_name, load_task
-    from pbp_search.training import check_task
 
     found = Study.load(study, Home.at(home, artifacts), storage)
-    name = task or built_in_name(found.definition.task)
-    if name is None:
-        raise InputError(
-            f"The study {study!r} has a task of your own, {found.definition.task!r}: name its file and class "
-            "with --task FILE.py:CLASS."
-        )
-    loaded = load_task(name)
-    check_task(loaded)
-    if loaded.name != found.definition.task:
-        raise InputError(f"The study {study!r} has the task {found.definition.task!r}, not {loaded.name!r}.")
+    loaded = task_of(found, task)
     point = found.best(max_params, min_score)
     trial = point.payload.trial
     exported = export_onnx(

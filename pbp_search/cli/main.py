@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from pbp_search.cli.compare import compare
 from pbp_search.cli.export import export
 from pbp_search.cli.front import front, studies
 from pbp_search.cli.run import run
@@ -28,6 +29,7 @@ cli.add_command(run)
 cli.add_command(space)
 cli.add_command(front)
 cli.add_command(studies)
+cli.add_command(compare)
 cli.add_command(export)
 cli.add_command(ui)
 

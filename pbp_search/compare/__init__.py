@@ -1,5 +1,19 @@
-"""Do dendrites pay? What paired scores of several networks show, and what they do not."""
+"""Do dendrites pay? The arms of a comparison, its raw results, and what they show."""
 
-from pbp_search.compare.statistics import Comparison, Curves, Sizes, compare, holm
+from pbp_search.compare.arms import picks_of, plans_of
+from pbp_search.compare.results import Results, Row, complete_replicates, results_of
+from pbp_search.compare.verdict import AtSize, Findings, Gap, findings, to_dict
 
-__all__ = ["Comparison", "Curves", "Sizes", "compare", "holm"]
+__all__ = [
+    "AtSize",
+    "Findings",
+    "Gap",
+    "Results",
+    "Row",
+    "complete_replicates",
+    "findings",
+    "picks_of",
+    "plans_of",
+    "results_of",
+    "to_dict",
+]

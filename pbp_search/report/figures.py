@@ -47,9 +47,8 @@ def _sizes(study: Study, rungs: Sequence[Rung]) -> list[int]:
     return [rung.milestone.size(study.definition.size) for rung in rungs]
 
 
-def _ticks(study: Study) -> list[int]:
-    """Round sizes, 1, 2 and 5 of each power of ten, around those of the networks."""
-    sizes = _sizes(study, study.rungs()) or [1]
+def ticks_around(sizes: Sequence[float]) -> list[int]:
+    """Round sizes, 1, 2 and 5 of each power of ten, around some."""
     powers = range(int(math.log10(min(sizes))), int(math.log10(max(sizes))) + 2)
     ticks = [digit * 10**power for power in powers for digit in (1, 2, 5)]
     return [tick for tick in ticks if min(sizes) / 2 <= tick <= max(sizes) * 2]
@@ -77,7 +76,7 @@ def draw_plotly(study: Study) -> go.Figure:
             ),
         )
     figure.update_layout(title=_title(study), template="plotly_white", hovermode="closest")
-    ticks = _ticks(study)
+    ticks = ticks_around(_sizes(study, study.rungs()) or [1])
     figure.update_xaxes(title=unit, type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     figure.update_yaxes(title=f"validation {study.definition.metric}")
     return figure
@@ -102,7 +101,7 @@ def draw_png(study: Study, path: Path) -> None:
             zorder=3,
         )
     axes.set_xscale("log")
-    ticks = _ticks(study)
+    ticks = ticks_around(_sizes(study, study.rungs()) or [1])
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(UNITS[study.definition.size])

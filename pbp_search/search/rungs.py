@@ -42,6 +42,7 @@ class Plan(Settings):
 
     Attributes:
         arm: What it is trained for.
+        group: Tells the networks of an arm apart.
         replicate: Chains of different arms with the same number are compared with each other.
         start: Tells the starts of one network and replicate apart.
         config: The configuration.
@@ -50,6 +51,7 @@ class Plan(Settings):
     """
 
     arm: str
+    group: int
     replicate: int
     start: int
     config: TrialConfig

@@ -341,8 +341,12 @@ class Study:
         """
         for rung in self.rungs():
             if rung.trial == trial:
-                return self._checkpoints().load(rung)
+                return self.checkpoint_of(rung)
         raise CheckpointError(f"Trial {trial} of the study {self.name!r} has left no milestone.")
+
+    def checkpoint_of(self, rung: Rung) -> Checkpoint:
+        """The milestone of a rung, with its weights: see :meth:`checkpoint`."""
+        return self._checkpoints().load(rung)
 
     def _checkpoints(self) -> Checkpoints:
         if not self.folder.milestones.is_dir():

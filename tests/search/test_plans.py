@@ -18,7 +18,7 @@ TRIALS = 9
 
 def plan(*steps: Step, replicate: int = 0, **changes: object) -> Plan:
     config = quick_config(seed=replicate, **changes)
-    return Plan(arm="arm", replicate=replicate, start=0, config=config, steps=steps)
+    return Plan(arm="arm", group=0, replicate=replicate, start=0, config=config, steps=steps)
 
 
 PLANS = [

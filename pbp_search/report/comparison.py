@@ -1,0 +1,227 @@
+"""A comparison as sentences, a table, and a figure."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from rich import box
+from rich.table import Table
+from scipy import stats
+
+from pbp_search.compare import AtSize, Findings, Gap, Results, Row, to_dict
+from pbp_search.report.figures import ticks_around
+from pbp_search.search import Study
+from pbp_search.training.milestone import UNITS
+
+WHAT = {
+    "dendritic": "with dendrites",
+    "plain": "plain, wider",
+    "deep": "plain, deeper",
+    "pruned": "plain, pruned",
+    "linear": "linear",
+    "sham": "same cycles, no dendrites",
+    "gradient": "dendrites by gradient only",
+    "random": "random dendrites",
+}
+"""The arms in words."""
+
+FEW_SEEDS = 10
+
+_COLOURS = {"dendritic": "#D55E00", "plain": "#000000", "deep": "#009E73", "pruned": "#0072B2", "linear": "#CC79A7"}
+_SYMBOLS = {"dendritic": "square", "plain": "circle", "deep": "triangle-up", "pruned": "circle-open", "linear": "x"}
+_MARKERS = {"dendritic": "s", "plain": "o", "deep": "^", "pruned": "o", "linear": "x"}
+
+
+def sentences(found: Findings, metric: str) -> list[str]:
+    """The verdict in words, a sentence for each size and alternative."""
+    lines = [_sentence(one, gap, found, metric) for one in found.at for gap in one.gaps if gap.arm in _COLOURS]
+    volumes = found.volumes
+    change = volumes.comparison
+    lines.append(
+        f"Hypervolume at equal training ({volumes.epochs:,.0f} epochs a seed): {volumes.with_dendrites:.3f} with "
+        f"dendrites, {volumes.without:.3f} without ({change.mean:+.3f}, {_interval(change.low, change.high)})."
+    )
+    if found.seeds < FEW_SEEDS:
+        lines.append(f"With {found.seeds} seeds these figures are weak: {FEW_SEEDS} are the least for a claim.")
+    return lines
+
+
+def _sentence(one: AtSize, gap: Gap, found: Findings, metric: str) -> str:
+    shown = gap.comparison
+    at = f"At {one.size:,} {UNITS[found.kind]}, against {WHAT[gap.arm]}"
+    what = f"{metric} {one.score:.4g} against {gap.score:.4g}, {shown.mean:+.4f} {_interval(shown.low, shown.high)}"
+    if gap.verdict == "no difference shown":
+        return f"{at}: no difference shown ({what}; a gap of {shown.detectable:.4f} would have been seen)."
+    return f"{at}: dendrites {gap.verdict} ({what}{_equal(gap)})."
+
+
+def _equal(gap: Gap) -> str:
+    if gap.sizes is None:
+        return ""
+    sizes = gap.sizes
+    low, middle, high = (("more" if size is None else f"{size:,.0f}") for size in (sizes.low, sizes.middle, sizes.high))
+    below = " or less" if sizes.middle == sizes.smallest else ""
+    return f"; its size at that score is {middle}{below} ({low} to {high})"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{low:+.4f}, {high:+.4f}]"
+
+
+def comparison_table(found: Findings, metric: str) -> Table:
+    """The gaps at each size, against every other arm."""
+    title = f"Test {metric} with dendrites, minus that of other networks ({found.seeds} seeds, corrected 95% intervals)"
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", padding=(0, 1))
+    for column, justify in (
+        (UNITS[found.kind], "right"),
+        ("score", "right"),
+        ("against", "left"),
+        ("its score", "right"),
+        ("gap", "right"),
+        ("interval", "left"),
+        ("dendrites", "left"),
+        ("would see", "right"),
+    ):
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for one in found.at:
+        for number, gap in enumerate(one.gaps):
+            shown = gap.comparison
+            first = (f"{one.size:,}", f"{one.score:.4f}") if number == 0 else ("", "")
+            table.add_row(
+                *first,
+                WHAT[gap.arm],
+                f"{gap.score:.4f}",
+                f"{shown.mean:+.4f}",
+                f"{shown.low:+.4f} to {shown.high:+.4f}",
+                gap.verdict,
+                f"{shown.detectable:.4f}",
+            )
+    return table
+
+
+def networks_of(results: Results, arm: str) -> list[list[Row]]:
+    """The networks of an arm that a figure shows, each with its rows, smallest first."""
+    groups: dict[tuple[int, int, int], list[Row]] = {}
+    for row in results.rows:
+        if row.arm == arm:
+            groups.setdefault((row.group, row.requested, row.pruned), []).append(row)
+    sign = 1 if results.direction == "maximize" else -1
+    best: list[list[Row]] = []
+    for rows in groups.values():
+        replicates = sorted({row.replicate for row in rows})
+        best.append(
+            [
+                max((row for row in rows if row.replicate == replicate), key=lambda row: sign * row.validation)
+                for replicate in replicates
+            ]
+        )
+    if arm == "dendritic":
+        best = [rows for rows in best if any(row.dendrites for row in rows)]
+    return sorted(best, key=lambda rows: np.mean([row.parameters for row in rows]))
+
+
+def _points(results: Results, found: Findings, arm: str) -> tuple[list[float], list[float], list[float]]:
+    """Mean sizes, mean test scores, and the half-widths of their 95% intervals, alone."""
+    sizes, scores, reaches = [], [], []
+    for rows in networks_of(results, arm):
+        tests = np.array([row.test for row in rows])
+        sizes.append(float(np.mean([row.size(found.kind) for row in rows])))
+        scores.append(float(tests.mean()))
+        reaches.append(float(stats.t.isf(0.025, max(1, len(tests) - 1)) * stats.sem(tests)) if len(tests) > 1 else 0.0)
+    return sizes, scores, reaches
+
+
+def _title(results: Results, found: Findings) -> str:
+    return f"{results.study}: test {results.metric}, mean of {found.seeds} seeds with 95% intervals"
+
+
+def _shown(results: Results) -> Sequence[str]:
+    there = {row.arm for row in results.rows}
+    return [arm for arm in _COLOURS if arm in there]
+
+
+def draw_comparison(results: Results, found: Findings) -> go.Figure:
+    """The arms' test scores over their sizes, interactive."""
+    figure = go.Figure()
+    everything: list[float] = []
+    for arm in _shown(results):
+        sizes, scores, reaches = _points(results, found, arm)
+        everything += sizes
+        figure.add_scatter(
+            x=sizes,
+            y=scores,
+            error_y={"array": reaches},
+            mode="markers" if arm in ("dendritic", "linear", "pruned") else "lines+markers",
+            name=WHAT[arm],
+            marker={"color": _COLOURS[arm], "symbol": _SYMBOLS[arm], "size": 9},
+            hovertemplate=f"%{{x:,.0f}} {UNITS[found.kind]}<br>%{{y:.4f}}<extra>{WHAT[arm]}</extra>",
+        )
+    figure.update_layout(title=_title(results, found), template="plotly_white", hovermode="closest")
+    ticks = ticks_around(everything)
+    figure.update_xaxes(title=UNITS[found.kind], type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    figure.update_yaxes(title=f"test {results.metric}")
+    return figure
+
+
+def draw_comparison_png(results: Results, found: Findings, path: Path) -> None:
+    """The same figure as a picture."""
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    everything: list[float] = []
+    for arm in _shown(results):
+        sizes, scores, reaches = _points(results, found, arm)
+        everything += sizes
+        axes.errorbar(
+            sizes,
+            scores,
+            yerr=reaches,
+            color=_COLOURS[arm],
+            marker=_MARKERS[arm],
+            markerfacecolor="none" if arm == "pruned" else None,
+            linestyle="none" if arm in ("dendritic", "linear", "pruned") else "-",
+            linewidth=1,
+            markersize=5,
+            capsize=2,
+            label=WHAT[arm],
+        )
+    axes.set_xscale("log")
+    ticks = ticks_around(everything)
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(UNITS[found.kind])
+    axes.set_ylabel(f"test {results.metric}", parse_math=False)
+    axes.set_title(_title(results, found), parse_math=False)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path)
+
+
+def write_comparison(results: Results, found: Sequence[Findings], folder: Path) -> None:
+    """Write ``results.json`` (raw), ``verdict.json``, and a figure for each kind of size, as HTML and PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(results.model_dump_json(indent=1) + "\n")
+    (folder / "verdict.json").write_text(json.dumps([to_dict(one) for one in found], indent=1) + "\n")
+    for one in found:
+        page = folder / f"{one.kind}.html"
+        draw_comparison(results, one).write_html(page, include_plotlyjs=True, default_height="95vh")
+        draw_comparison_png(results, one, folder / f"{one.kind}.png")
+
+
+def publish_comparison(
+    study: Study, results: Results, found: Sequence[Findings], tracking_uri: str | None = None
+) -> Path:
+    """Write a comparison's files into the study's folder and store them on the study's MLflow run.
+
+    Returns:
+        The folder of the files.
+    """
+    from pbp_search.tracking import Tracker
+
+    folder = study.folder.path / "comparison"
+    write_comparison(results, found, folder)
+    Tracker(study.folder, study.name, tracking_uri).log_files(folder)
+    return folder
