@@ -24,7 +24,8 @@ FLOORS = (
     ("training",),
     ("tracking", "export", "tasks"),
     ("search",),
-    ("compare", "report"),
+    ("report",),
+    ("compare",),
     ("cli",),
     ("studies", "__main__"),
 )

@@ -143,7 +143,7 @@ def show(study: "Study", results: "Results", tracking_uri: str | None = None, qu
     """Print the verdict, and write it into the study's folder and on its MLflow run."""
     from pbp_search.cli.tables import print_table
     from pbp_search.compare import findings
-    from pbp_search.report.comparison import comparison_table, publish_comparison, sentences
+    from pbp_search.compare.figures import comparison_table, publish_comparison, sentences
 
     found = [findings(results, kind) for kind in ("parameters", "weight_bytes")]
     folder = publish_comparison(study, results, found, tracking_uri)

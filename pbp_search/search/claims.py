@@ -22,7 +22,9 @@ from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from pbp_search.errors import StudyError
 from pbp_search.home import StudyFolder
+from pbp_search.search.definition import same_study
 from pbp_search.search.storage import BUSY_SECONDS, HEARTBEAT_SECONDS, is_away, shared_lock
 
 logger = logging.getLogger(__name__)
@@ -238,6 +240,26 @@ class Claims:
             return False
         lock.release()
         return True
+
+
+def put_in_order(name: str, study: optuna.Study, claims: Claims, storage: RDBStorage, identity: str) -> None:
+    """Let the trials of a study wait whose workers have died, while deciding; nobody may be at any other.
+
+    Raises:
+        StudyError: Somebody is, or the study has another name by now.
+    """
+    same_study(name, identity, storage)
+    trials = study.get_trials(deepcopy=False)
+    abandoned = claims.abandoned(trials, at_once=True)
+    running = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
+    alive = running - {trial.number for trial in abandoned}
+    if alive:
+        raise StudyError(
+            f"The study {name!r} is running (trial {min(alive)}): stop its workers first, or wait for their end. One "
+            "that was killed on another machine counts for a minute."
+        )
+    for trial in abandoned:
+        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
 def _place(folder: Path) -> str:

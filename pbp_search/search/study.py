@@ -14,7 +14,7 @@ from pbp_search.errors import CheckpointError, SettingsError, StudyError
 from pbp_search.front import Front, Point
 from pbp_search.home import Home, StudyFolder, check_name, dated_name
 from pbp_search.search.checkpoints import Checkpoints
-from pbp_search.search.claims import Claims
+from pbp_search.search.claims import Claims, put_in_order
 from pbp_search.search.definition import DEFINITION, FOLDER, Definition, define, same_study
 from pbp_search.search.plans import planned, searched, waiting_trial
 from pbp_search.search.progress import Progress, place_of_failure, progress_of, sentence
@@ -376,7 +376,7 @@ class Study:
         tracker = Tracker(folder, self.name, tracking_uri, tracking_lock(storage, folder))
         claims = Claims(self.folder, self._optuna, storage)
         with claims.deciding():
-            self._put_in_order(claims, storage)
+            put_in_order(self.name, self._optuna, claims, storage, self.folder.identity)
         # Before the name is given up: whatever fails, the same command does it again.
         status = tracker.status()
         if status is not None:
@@ -384,37 +384,10 @@ class Study:
         if status == "RUNNING":
             record_end(self, tracker, "KILLED")
         with claims.deciding():
-            self._put_in_order(claims, storage)
+            put_in_order(self.name, self._optuna, claims, storage, self.folder.identity)
             dated = dated_name(self.name, optuna.get_all_study_names(storage))
             # One transaction. The folder keeps its name, and MLflow's experiment is found by the folder's: a crash here
             # leaves nothing in between.
             rename_study(storage, self.name, dated)
         tracker.rename(dated)
         return dated
-
-    def _put_in_order(self, claims: Claims, storage: optuna.storages.RDBStorage) -> None:
-        """Let the trials wait whose workers have died, while deciding; nobody may be at any other."""
-        same_study(self.name, self.folder.identity, storage)
-        trials = trials_of(self._optuna)
-        abandoned = claims.abandoned(trials, at_once=True)
-        running = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
-        alive = running - {trial.number for trial in abandoned}
-        if alive:
-            raise StudyError(
-                f"The study {self.name!r} is running (trial {min(alive)}): stop its workers first, or wait for "
-                "their end. One that was killed on another machine counts for a minute."
-            )
-        for trial in abandoned:
-            storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-
-
-def list_studies(home: Home, storage: str | None = None) -> list[Study]:
-    """The studies of a storage that this program made, by name.
-
-    Raises:
-        StorageError: The storage cannot be opened.
-    """
-    opened = open_storage(home, storage, create=False)
-    studies = [optuna.load_study(study_name=name, storage=opened) for name in optuna.get_all_study_names(opened)]
-    ours = [Study(study, home, storage) for study in studies if DEFINITION in study.user_attrs]
-    return sorted(ours, key=lambda study: study.name)

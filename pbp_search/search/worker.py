@@ -396,5 +396,4 @@ class Worker:
 
 
 def _concerned(trials: Sequence[FrozenTrial], target: int | None) -> list[FrozenTrial]:
-    """The trials that a run to so many is about; without a number, those that are planned."""
     return planned(trials) if target is None else searched(trials)

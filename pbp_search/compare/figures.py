@@ -12,7 +12,8 @@ from rich import box
 from rich.table import Table
 from scipy import stats
 
-from pbp_search.compare import AtSize, Findings, Gap, Results, Row, to_dict
+from pbp_search.compare.results import Results, Row
+from pbp_search.compare.verdict import AtSize, Findings, Gap, to_dict
 from pbp_search.report.figures import ticks_around
 from pbp_search.search import Study
 from pbp_search.training.milestone import UNITS
