@@ -1,0 +1,141 @@
+"""The verdict from raw results that nobody trained: planted gaps are found, and nothing else is."""
+
+import numpy as np
+import pytest
+
+from pbp_search.compare import Results, Row, findings, to_dict
+from pbp_search.compare.figures import comparison_table, draw_comparison, sentences
+from pbp_search.training import Direction
+
+WIDTHS = {10: 100, 20: 200, 40: 400, 80: 800}
+
+
+def results(gap: float, seed: int = 0, replicates: int = 10, direction: Direction = "maximize") -> Results:
+    """Plain networks that gain with their size, dendritic ones of 200 and 400 parameters that are better by a gap."""
+    random = np.random.default_rng(seed)
+    sign = 1 if direction == "maximize" else -1
+    rows: list[Row] = []
+
+    def add(arm: str, group: int, replicate: int, size: int, score: float, start: int = 0, **given: int) -> None:
+        values = {"width": 1, "dendrites": 0, "requested": 0, "pruned": 0, "epochs": 10, **given}
+        test = sign * (score + random.normal(0, 0.005))
+        rows.append(
+            Row(
+                trial=len(rows),
+                arm=arm,
+                group=group,
+                replicate=replicate,
+                start=start,
+                depth=None,
+                parameters=size,
+                weight_bytes=4 * size,
+                macs=size,
+                validation=sign * (score + random.normal(0, 0.005)),
+                test=test,
+                seconds=1.0,
+                **values,
+            )
+        )
+
+    def plain(size: int) -> float:
+        return 0.2 * float(np.log10(size))
+
+    for replicate in range(replicates):
+        for number, size in enumerate((200, 400)):
+            for arm in ("dendritic", "sham", "gradient", "random"):
+                extra = gap if arm == "dendritic" else 0.0
+                add(arm, number, replicate, size // 2, plain(size // 2))
+                add(arm, number, replicate, size, plain(size) + extra, dendrites=1, requested=1, epochs=20)
+        for width, size in WIDTHS.items():
+            for start in range(3):
+                worse = 0.3 * (start > 0)
+                add("plain", width, replicate, size, plain(size) - worse, start, width=width)
+        for step in range(4):
+            add("pruned", 80, replicate, 800 // 2**step, plain(800), pruned=step)
+    return Results(
+        study="s",
+        task="t",
+        metric="accuracy",
+        direction=direction,
+        samples=(1, 1, 1),
+        searched=9,
+        space={},
+        replicates=replicates,
+        rows=tuple(rows),
+    )
+
+
+def verdicts(found: Results) -> dict[tuple[int, str], str]:
+    return {(one.size, gap.arm): gap.verdict for one in findings(found, "parameters").at for gap in one.gaps}
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_planted_gain_is_found_and_the_size_it_is_worth(direction: Direction) -> None:
+    planted = results(0.03, direction=direction)
+    found = findings(planted, "parameters")
+    told = verdicts(planted)
+    assert {told[size, arm] for size in (200, 400) for arm in ("plain", "sham", "gradient", "random")} == {"help"}
+    assert told[200, "pruned"] == "hurt"
+    (plain,) = (gap for gap in found.at[0].gaps if gap.arm == "plain")
+    assert plain.comparison.mean == pytest.approx(0.03, abs=0.01)
+    assert plain.sizes is not None
+    assert plain.sizes.middle == pytest.approx(200 * 10**0.15, rel=0.15)
+    assert found.volumes.comparison.seeds == 10
+    assert found.costs["dendritic"].epochs == 40
+    assert any("dendrites help" in line for line in sentences(found, "accuracy"))
+
+
+def test_a_planted_loss_is_found() -> None:
+    told = verdicts(results(-0.03))
+    assert {told[size, arm] for size in (200, 400) for arm in ("plain", "sham", "pruned")} == {"hurt"}
+
+
+def test_noise_is_rarely_taken_for_a_difference() -> None:
+    claims = [
+        any(
+            verdict != "no difference shown"
+            for (_, arm), verdict in verdicts(results(0.0, seed)).items()
+            if arm == "plain"
+        )
+        for seed in range(100)
+    ]
+    assert sum(claims) <= 12  # of 100 families at 5%, more than that once in 1,000 times
+
+
+def test_a_dendritic_network_of_one_generation_is_up_against_two_starts() -> None:
+    best_late = results(0.0)
+    rows = [
+        row.model_copy(update={"test": 0.99, "validation": 0.99}) if row.arm == "plain" and row.start == 2 else row
+        for row in best_late.rows
+    ]
+    changed = best_late.model_copy(update={"rows": tuple(rows)})
+    assert verdicts(changed) == verdicts(best_late)
+
+
+def test_sizes_beyond_an_arms_networks_are_not_compared() -> None:
+    few = results(0.0)
+    rows = tuple(row for row in few.rows if not (row.arm == "plain" and row.width > 20))
+    told = verdicts(few.model_copy(update={"rows": rows}))
+    assert (200, "plain") in told
+    assert (400, "plain") not in told
+
+
+def test_fewer_than_two_replicates_say_nothing_and_few_say_so() -> None:
+    with pytest.raises(ValueError, match="needs two replicates at least, not 1"):
+        findings(results(0.0, replicates=1), "parameters")
+    weak = findings(results(0.0, replicates=3), "parameters")
+    assert "weak" in sentences(weak, "accuracy")[-1]
+
+
+def test_the_verdict_is_computed_from_the_raw_results_again() -> None:
+    raw = results(0.02)
+    again = Results.from_dict(raw.to_dict())
+    for kind in ("parameters", "weight_bytes"):
+        assert to_dict(findings(again, kind)) == to_dict(findings(raw, kind))
+    found = findings(raw, "parameters")
+    assert comparison_table(found, "accuracy").row_count == sum(len(one.gaps) for one in found.at)
+    assert {trace.name for trace in draw_comparison(raw, found).data} == {
+        "with dendrites",
+        "plain, wider",
+        "plain, pruned",
+    }
