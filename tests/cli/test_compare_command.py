@@ -50,9 +50,9 @@ def test_settings_are_those_of_the_front_of_about_that_size(study: Study) -> Non
 
 @pytest.mark.slow
 def test_dendrites_help_where_they_must(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    enough = quick_space(schedule="fixed", neuron_epochs=(20, 30), dendrite_epochs=(16, 32), dendrites=1)
+    enough = quick_space(width=2, schedule="fixed", neuron_epochs=(20, 30), dendrite_epochs=(16, 32), dendrites=1)
     study = quick_study(home, space=enough)
-    study.run(Dots(), 24)
+    study.run(Dots(), 12)
     results = train(study, Dots(), 5, workers=2, quiet=True)
     assert {row.replicate for row in results.rows} == set(range(5))
     before = len(study.finished())
@@ -72,7 +72,7 @@ def test_dendrites_help_where_they_must(home: Home, capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_a_budget_that_is_too_small_says_so_and_the_same_command_goes_on(home: Home) -> None:
-    study = quick_study(home, space=quick_space(dendrites=1))
+    study = quick_study(home, space=quick_space(width=2, dendrites=1))
     study.run(Dots(), 12)
     with pytest.raises(StudyError, match="of 2 seeds of the comparison are complete, and two are needed"):
         train(study, Dots(), 2, budget=0.05, quiet=True)
