@@ -7,6 +7,11 @@ import click
 
 from pbp_search.cli import options
 
+SEEDS = 10
+"""Fewer are no ground for a claim."""
+
+SIZES = 4
+
 if TYPE_CHECKING:
     from pbp_search.compare import Results
     from pbp_search.search import Study
@@ -19,9 +24,16 @@ if TYPE_CHECKING:
 @click.option(
     "--seeds",
     type=click.IntRange(min=2),
-    default=10,
+    default=SEEDS,
     show_default=True,
     help="How often every network is trained. Fewer than 10 are no ground for a claim.",
+)
+@click.option(
+    "--sizes",
+    type=click.IntRange(min=1),
+    default=SIZES,
+    show_default=True,
+    help="At how many sizes, if the front has as many networks with dendrites.",
 )
 @click.option(
     "--budget",
@@ -40,6 +52,7 @@ def compare(
     study: str,
     task: str | None,
     seeds: int,
+    sizes: int,
     budget: float | None,
     workers: int,
     threads: int,
@@ -69,6 +82,7 @@ def compare(
         found,
         loaded,
         seeds,
+        sizes=sizes,
         budget=budget,
         workers=workers,
         threads=threads,
@@ -84,6 +98,7 @@ def train(
     task: "Task",
     seeds: int,
     *,
+    sizes: int = SIZES,
     budget: float | None = None,
     workers: int = 1,
     threads: int = 1,
@@ -103,7 +118,7 @@ def train(
     from pbp_search.errors import StudyError
 
     data = task.data()
-    plans = plans_of(study, task, data, seeds)
+    plans = plans_of(study, task, data, seeds, sizes)
     study.plan(plans)
     there = [rung for rung in study.rungs() if rung.plan in plans]
     total = sum(1 + len(plan.steps) for plan in plans)

@@ -1,12 +1,13 @@
 """The arms of a comparison: which chains are trained to say whether dendrites pay.
 
-The dendritic networks are taken from the study's front of networks with dendrites, by validation, at a few sizes. Each
-arm besides them is what a user could have done instead:
+The dendritic networks are taken from the study's fronts of networks with dendrites, by validation, at a few sizes: some
+as they grew, and some that were pruned besides. Each arm besides them is what a user could have done instead:
 
 * ``plain``: networks of the sizes just below and above, with as many starts as a dendritic network has trainings, each
   with the next best of the settings that the same search has found for networks without dendrites of about that size;
 * ``deep``: the same with one layer more, if the task's ``model`` takes a depth;
-* ``pruned``: plain networks of larger sizes, pruned by magnitude step by step;
+* ``pruned``: plain networks pruned by magnitude step by step: those that the search has found best at each size, and
+  wider ones;
 * ``linear``: one linear layer;
 
 or tells what it is that helps: ``sham`` has the same cycles and restarts and no dendrites, the dendrites of
@@ -19,7 +20,7 @@ import inspect
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,8 @@ from pbp_search.errors import StudyError, TaskError
 from pbp_search.search import Rung, Study
 from pbp_search.search.rungs import Plan, front_of
 from pbp_search.search.sizes import NetworkSizes
-from pbp_search.training import Data, Direction, Size, Task, TrialConfig, is_deep, linear_network
+from pbp_search.training import Data, Direction, Size, Step, Task, TrialConfig, is_deep, linear_network
 from pbp_search.training.streams import key
-
-SIZES = 4
-"""At how many sizes arms are compared, if the front has as many."""
 
 CONTROLS = ("sham", "gradient", "random")
 
@@ -44,35 +42,58 @@ _SHARE = 0.4
 _MARGIN = 1.5  # how far beyond the dendritic networks' sizes the plain ones reach: indices make bytes larger
 
 
-def picks_of(study: Study, count: int = SIZES) -> list[Rung]:
-    """The networks with dendrites that are compared: of their front by validation some of evenly spread sizes.
+def picks_of(study: Study, count: int) -> list[Rung]:
+    """The networks with dendrites that are compared: of the front of those that are not pruned some of evenly spread
+    sizes, and as many of the front of those that are.
+
+    Args:
+        study: The search.
+        count: How many of each.
 
     Raises:
         StudyError: The study has none.
     """
-    own = study.definition
-    grown = [rung for rung in _searched(study) if rung.milestone.dendrites and not rung.milestone.pruned]
+    grown = [rung for rung in _searched(study) if rung.milestone.dendrites]
     learned = [rung for rung in grown if rung.milestone.accepted and rung.milestone.config.dendrites.learned]
-    front = [point.payload for point in front_of(learned, own.direction, own.size)]
-    if not front:
+    picks = [
+        rung
+        for pruned in (False, True)
+        for rung in _spread(study, [rung for rung in learned if bool(rung.milestone.pruned) == pruned], count)
+    ]
+    if not picks:
         raise StudyError(
             f"The study {study.name!r} has no network with dendrites yet that could be compared: search on with more "
             "trials (pbp-search run), in a space with dendrites."
         )
+    return sorted(picks, key=lambda rung: rung.milestone.parameters)
+
+
+def _spread(study: Study, rungs: Sequence[Rung], count: int) -> list[Rung]:
+    """Some of the front of some rungs, of evenly spread sizes."""
+    own = study.definition
+    front = [point.payload for point in front_of(rungs, own.direction, own.size)]
+    if not front:
+        return []
     sizes = np.log([rung.milestone.size(own.size) for rung in front])
-    wanted = np.linspace(sizes[0], sizes[-1], count)
-    chosen = {int(np.abs(sizes - size).argmin()) for size in wanted}
+    chosen = {int(np.abs(sizes - size).argmin()) for size in np.linspace(sizes[0], sizes[-1], count)}
     return [front[number] for number in sorted(chosen)]
 
 
-def plans_of(study: Study, task: Task, data: Data[Any], replicates: int) -> dict[Plan, int]:
+def plans_of(study: Study, task: Task, data: Data[Any], replicates: int, sizes: int) -> dict[Plan, int]:
     """All chains of a comparison, replicate by replicate, each with a trial of the search that has its settings.
+
+    Args:
+        study: The search.
+        task: Its task.
+        data: The task's.
+        replicates: How often each chain is trained.
+        sizes: At how many sizes arms are compared, if the front has as many.
 
     Raises:
         StudyError: The study has no network with dendrites.
         TaskError: The task cannot build a network.
     """
-    arms = _Arms(study, task, data)
+    arms = _Arms(study, task, data, sizes)
     seeds = study.definition.seed
     plans: dict[Plan, int] = {}
     for replicate in range(replicates):
@@ -85,7 +106,7 @@ def plans_of(study: Study, task: Task, data: Data[Any], replicates: int) -> dict
                 replicate=replicate,
                 start=chain.start,
                 config=config,
-                steps=("grow",) * chain.dendrites + ("prune",) * chain.prunings,
+                steps=chain.steps,
             )
             plans[plan] = chain.like
     return plans
@@ -98,35 +119,44 @@ class _Chain:
     config: TrialConfig
     like: int
     start: int = 0
-    dendrites: int = 0
-    prunings: int = 0
+    steps: tuple[Step, ...] = ()
 
 
 class _Arms:
-    def __init__(self, study: Study, task: Task, data: Data[Any]) -> None:
+    def __init__(self, study: Study, task: Task, data: Data[Any], sizes: int) -> None:
         self._own = study.definition
         self._task = task
         self._data = data
         self._sizes = NetworkSizes(task, data)
-        rungs = _searched(study)
-        self._plain = [rung for rung in rungs if rung.parent is None]
-        self.picks = picks_of(study)
+        self._rungs = {rung.trial: rung for rung in _searched(study)}
+        self._plain = [rung for rung in self._rungs.values() if rung.parent is None]
+        self.picks = picks_of(study, sizes)
         self._starts = 1 + max(pick.milestone.dendrites for pick in self.picks)
         self.chains = [*self._dendritic(), *self._pruned(), *self._of_widths("plain", None), *self._deep()]
         self.chains += self._linear()
 
     def _dendritic(self) -> Iterator[_Chain]:
         for pick in self.picks:
-            config, dendrites = pick.milestone.config, pick.milestone.dendrites
-            yield _Chain("dendritic", pick.trial, config, pick.configuration, dendrites=dendrites)
+            config, steps = pick.milestone.config, self._path(pick)
+            yield _Chain("dendritic", pick.trial, config, pick.configuration, steps=steps)
             for variant in CONTROLS:
                 spec = DendriteSpec(**{**config.dendrites.to_dict(), "variant": variant})
                 control = config.model_copy(update={"dendrites": spec})
-                yield _Chain(variant, pick.trial, control, pick.configuration, dendrites=dendrites)
+                yield _Chain(variant, pick.trial, control, pick.configuration, steps=steps)
+
+    def _path(self, rung: Rung) -> tuple[Step, ...]:
+        """The steps that have led to a network of the search."""
+        steps: list[Step] = []
+        while rung.parent is not None:
+            before = self._rungs[rung.parent]
+            steps.append("prune" if rung.milestone.pruned > before.milestone.pruned else "grow")
+            rung = before
+        return tuple(reversed(steps))
 
     def _of_widths(self, arm: str, depth: int | None) -> Iterator[_Chain]:
         """Networks around the sizes of those with dendrites, so that little is read between the lines."""
-        sizes = [pick.milestone.parameters for pick in self.picks]
+        least = self._parameters(1, depth)
+        sizes = [pick.milestone.parameters for pick in self.picks if pick.milestone.parameters >= least] or [least]
         widths = {width for size in sizes for width in self._around(size, depth)}
         widths |= {min(self._around(sizes[0] / _MARGIN, depth)), max(self._around(sizes[-1] * _MARGIN, depth))}
         for width in sorted(widths):
@@ -140,6 +170,27 @@ class _Arms:
     def _pruned(self) -> Iterator[_Chain]:
         if self._own.size == "macs":  # pruned weights are computed all the same
             return
+        chains = [*self._pruned_in_the_search(), *self._pruned_from_wide()]
+        yield from (replace(chain, group=number) for number, chain in enumerate(chains))
+
+    def _pruned_in_the_search(self) -> Iterator[_Chain]:
+        """The best that the search has found at each of the sizes."""
+        own = self._own
+        pruned = [rung for rung in self._rungs.values() if rung.milestone.pruned and not rung.milestone.requested]
+        front = front_of(pruned, own.direction)
+        best: dict[int, Rung] = {}
+        for pick in self.picks:
+            fitting = [point.payload for point in front if point.size <= pick.milestone.parameters]
+            if fitting:
+                rung = fitting[-1]
+                known = best.get(rung.configuration)
+                if known is None or known.milestone.pruned < rung.milestone.pruned:
+                    best[rung.configuration] = rung
+        for rung in best.values():
+            yield _Chain("pruned", 0, rung.milestone.config, rung.configuration, steps=self._path(rung))
+
+    def _pruned_from_wide(self) -> Iterator[_Chain]:
+        """A network four times as large as the largest one, and the widest, with the best settings at their sizes."""
         smallest, largest = self.picks[0].milestone.parameters, self.picks[-1].milestone.parameters
         widest = max(rung.milestone.config.width for rung in self._plain)
         wider = max(self._around(_WIDER * largest, None))
@@ -148,7 +199,8 @@ class _Arms:
             size = self._parameters(width, None)
             steps = math.ceil(math.log(size / smallest) / -math.log(1 - _SHARE)) + 1
             config = chain.config.model_copy(update={"prune_share": _SHARE})
-            yield _Chain("pruned", width, config, chain.like, prunings=steps)
+            prune: Step = "prune"
+            yield replace(chain, config=config, steps=(prune,) * steps)
 
     def _linear(self) -> Iterator[_Chain]:
         try:

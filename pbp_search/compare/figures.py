@@ -1,7 +1,7 @@
 """A comparison as sentences, a table, and a figure."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from rich.table import Table
 from scipy import stats
 
 from pbp_search.compare.results import Results, Row
-from pbp_search.compare.verdict import AtSize, Findings, Gap, to_dict
+from pbp_search.compare.verdict import ALTERNATIVES, AtSize, Findings, Gap, to_dict
 from pbp_search.report.figures import ticks_around
 from pbp_search.search import Study
 from pbp_search.training.milestone import UNITS
@@ -38,39 +38,43 @@ _MARKERS = {"dendritic": "s", "plain": "o", "deep": "^", "pruned": "o", "linear"
 
 
 def sentences(found: Findings, metric: str) -> list[str]:
-    """The verdict in words, a sentence for each size and alternative."""
-    lines = [_sentence(one, gap, found, metric) for one in found.at for gap in one.gaps if gap.arm in _COLOURS]
+    """The verdict in words, a sentence for each alternative."""
+    lines = []
+    for arm in ALTERNATIVES:
+        gaps = [(one, gap) for one in found.at for gap in one.gaps if gap.arm == arm]
+        if gaps:
+            lines.append(f"Against {WHAT[arm]}: {'; '.join(_parts(gaps, UNITS[found.kind], metric))}.")
     volumes = found.volumes
     change = volumes.comparison
     lines.append(
         f"Hypervolume at equal training ({volumes.epochs:,.0f} epochs a seed): {volumes.with_dendrites:.3f} with "
-        f"dendrites, {volumes.without:.3f} without ({change.mean:+.3f}, {_interval(change.low, change.high)})."
+        f"dendrites, {volumes.without:.3f} without ({change.mean:+.3f}, {change.low:+.3f} to {change.high:+.3f})."
     )
     if found.seeds < FEW_SEEDS:
         lines.append(f"With {found.seeds} seeds these figures are weak: {FEW_SEEDS} are the least for a claim.")
     return lines
 
 
-def _sentence(one: AtSize, gap: Gap, found: Findings, metric: str) -> str:
-    shown = gap.comparison
-    at = f"At {one.size:,} {UNITS[found.kind]}, against {WHAT[gap.arm]}"
-    what = f"{metric} {one.score:.4g} against {gap.score:.4g}, {shown.mean:+.4f} {_interval(shown.low, shown.high)}"
-    if gap.verdict == "no difference shown":
-        return f"{at}: no difference shown ({what}; a gap of {shown.detectable:.4f} would have been seen)."
-    return f"{at}: dendrites {gap.verdict} ({what}{_equal(gap)})."
+def _parts(gaps: Sequence[tuple[AtSize, Gap]], unit: str, metric: str) -> Iterator[str]:
+    for verdict, said in (("help", "dendrites help at"), ("hurt", "dendrites hurt at")):
+        some = [f"{one.size:,} ({gap.comparison.mean:+.4f})" for one, gap in gaps if gap.verdict == verdict]
+        if some:
+            yield f"{said} {', '.join(some)} {unit}"
+    rest = [(one, gap) for one, gap in gaps if gap.verdict == "no difference shown"]
+    if rest:
+        seen = max(gap.comparison.detectable for _, gap in rest)
+        sizes = ", ".join(f"{one.size:,}" for one, _ in rest)
+        yield f"no difference shown at {sizes} {unit} (a gap of {seen:.4f} in {metric} would have been seen)"
 
 
-def _equal(gap: Gap) -> str:
+def equal_size(gap: Gap) -> str:
+    """The sizes from which on another arm scores as the network with dendrites, and their bounds."""
     if gap.sizes is None:
         return ""
     sizes = gap.sizes
     low, middle, high = (("more" if size is None else f"{size:,.0f}") for size in (sizes.low, sizes.middle, sizes.high))
     below = " or less" if sizes.middle == sizes.smallest else ""
-    return f"; its size at that score is {middle}{below} ({low} to {high})"
-
-
-def _interval(low: float, high: float) -> str:
-    return f"[{low:+.4f}, {high:+.4f}]"
+    return f"{middle}{below} ({low} to {high})"
 
 
 def comparison_table(found: Findings, metric: str) -> Table:
@@ -86,12 +90,13 @@ def comparison_table(found: Findings, metric: str) -> Table:
         ("interval", "left"),
         ("dendrites", "left"),
         ("would see", "right"),
+        ("its size at that score", "left"),
     ):
         table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for one in found.at:
         for number, gap in enumerate(one.gaps):
             shown = gap.comparison
-            first = (f"{one.size:,}", f"{one.score:.4f}") if number == 0 else ("", "")
+            first = (f"{one.size:,}{', pruned' if one.pruned else ''}", f"{one.score:.4f}") if number == 0 else ("", "")
             table.add_row(
                 *first,
                 WHAT[gap.arm],
@@ -100,6 +105,7 @@ def comparison_table(found: Findings, metric: str) -> Table:
                 f"{shown.low:+.4f} to {shown.high:+.4f}",
                 gap.verdict,
                 f"{shown.detectable:.4f}",
+                equal_size(gap),
             )
     return table
 

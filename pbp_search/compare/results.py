@@ -1,7 +1,10 @@
 """The raw results of a comparison: one row for each network that was trained, all that the verdict is computed from."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import torch
 
 from pbp_search.search import Study
 from pbp_search.search.rungs import Plan, Rung
@@ -17,7 +20,7 @@ class Row(Settings):
         trial: Its trial in the study.
         arm: See :mod:`pbp_search.compare.arms`.
         group: Tells the networks of an arm apart: the trial of the search that a dendritic network repeats, the width
-            of others.
+            of others, a number for those that are pruned.
         replicate: Rows of different arms with the same number have the same seeds.
         start: Tells the starts of one network and replicate apart.
         width: The base width.
@@ -67,6 +70,9 @@ class Results(Settings):
         direction: Of the score.
         samples: Of the training, validation and test part; None where that is not known.
         searched: The finished trials of the search.
+        search_epochs: That it took, of both phases.
+        search_seconds: The same, all trials one after the other.
+        machine: Where the test part was read, and most likely all was trained.
         space: What was searched.
         replicates: How many replicates were wanted.
         rows: Those of the replicates that are complete.
@@ -78,6 +84,9 @@ class Results(Settings):
     direction: Direction
     samples: tuple[int | None, int | None, int | None]
     searched: int
+    search_epochs: int
+    search_seconds: float
+    machine: str
     space: dict[str, str]
     replicates: int
     rows: tuple[Row, ...]
@@ -89,6 +98,7 @@ def results_of(study: Study, task: Task, data: Data[Any], plans: Sequence[Plan],
     complete = complete_replicates(rungs, plans)
     own = study.definition
     place = device_of(device)
+    spent = list(_spent(study.rungs()))
     rows = []
     for rung in rungs:
         plan = rung.plan
@@ -104,10 +114,25 @@ def results_of(study: Study, task: Task, data: Data[Any], plans: Sequence[Plan],
         direction=own.direction,
         samples=(_count(parts[0]), _count(parts[1]), _count(parts[2])),
         searched=study.progress().finished,
+        search_epochs=sum(epochs for epochs, _ in spent),
+        search_seconds=round(sum(seconds for _, seconds in spent)),
+        machine=f"{os.cpu_count()} CPU cores, {place.type}, torch {torch.__version__}",
         space=own.space.texts(),
         replicates=len({plan.replicate for plan in plans}),
         rows=tuple(rows),
     )
+
+
+def _spent(rungs: Iterable[Rung]) -> Iterator[tuple[int, float]]:
+    """The epochs and seconds that each rung of the search has added to its chain."""
+    known = {rung.trial: rung.milestone for rung in rungs if rung.plan is None}
+    for rung in rungs:
+        if rung.plan is None:
+            before = None if rung.parent is None else known[rung.parent]
+            yield (
+                rung.milestone.epochs - (before.epochs if before else 0),
+                rung.milestone.seconds - (before.seconds if before else 0.0),
+            )
 
 
 def complete_replicates(rungs: Iterable[Rung], plans: Sequence[Plan]) -> dict[int, set[Plan]]:

@@ -56,6 +56,7 @@ class AtSize:
         size: Of the kind that is compared.
         width: Its base width.
         dendrites: Its generations.
+        pruned: Its pruning steps.
         score: Its mean test score.
         gaps: Against each other arm that has networks around this size.
     """
@@ -64,6 +65,7 @@ class AtSize:
     size: int
     width: int
     dendrites: int
+    pruned: int
     score: float
     gaps: tuple[Gap, ...]
 
@@ -186,6 +188,7 @@ class _Comparing:
             size=self._size(rows),
             width=rows[0].width,
             dendrites=max(row.dendrites for row in rows),
+            pruned=max(row.pruned for row in rows),
             score=self.sign * float(self._scores(rows).mean()),
             gaps=tuple(gaps),
         )
@@ -292,11 +295,15 @@ class _Comparing:
         )
 
     def _volumes(self) -> Volumes:
-        """Of the test scores of each replicate's front by validation, at the epochs of the cheaper arm."""
-        epochs = min(self._cost("dendritic").epochs, self._cost("plain").epochs)
+        """Of the test scores of each replicate's front by validation, at the epochs of the cheaper side.
+
+        With dendrites are their networks, pruned or not; without, plain and pruned ones.
+        """
+        sides = {"with": ("dendritic",), "without": ("plain", "pruned")}
+        epochs = min(sum(self._cost(arm).epochs for arm in arms) for arms in sides.values())
         chosen = {
-            arm: [self._chosen(arm, replicate, epochs) for replicate in self.replicates]
-            for arm in ("dendritic", "plain")
+            side: [self._chosen(arms, replicate, epochs) for replicate in self.replicates]
+            for side, arms in sides.items()
         }
         rows = [row for some in chosen.values() for one in some for row in one]
         costs = self.sign * np.array([row.test for row in rows])
@@ -309,20 +316,20 @@ class _Comparing:
             points = (Point(row.test, row.size(self.kind), row) for row in some)
             return Front(points, self.direction).hypervolume((self.sign * worst, largest)) / area
 
-        with_dendrites, without = (np.array([volume(some) for some in chosen[arm]]) for arm in ("dendritic", "plain"))
+        with_dendrites, without = (np.array([volume(some) for some in chosen[side]]) for side in sides)
         (comparison,) = compare({"": list(with_dendrites - without)}).values()
         return Volumes(float(with_dendrites.mean()), float(without.mean()), comparison, epochs)
 
-    def _chosen(self, arm: str, replicate: int, epochs: float) -> list[Row]:
-        """The front by validation of what an arm trains, in its order, within so many epochs."""
-        rows = [row for row in self.rows if row.arm == arm and row.replicate == replicate]
+    def _chosen(self, arms: Sequence[str], replicate: int, epochs: float) -> list[Row]:
+        """The front by validation of what some arms train, one start after the other, within so many epochs."""
+        rows = [row for row in self.rows if row.arm in arms and row.replicate == replicate]
+        before: dict[tuple[str, int, int], int] = {}
         spent = 0
         within: list[Row] = []
-        last: Row | None = None
-        for row in sorted(rows, key=lambda row: (row.start, row.trial)):
-            same = last is not None and (last.group, last.start) == (row.group, row.start)
-            spent += row.epochs - (last.epochs if same and last is not None else 0)
-            last = row
+        for row in sorted(rows, key=lambda row: (row.start, self._progress(row), row.trial)):
+            chain = row.arm, row.group, row.start
+            spent += row.epochs - before.get(chain, 0)
+            before[chain] = row.epochs
             if spent <= epochs or not within:
                 within.append(row)
         front = Front((Point(row.validation, row.size(self.kind), row) for row in within), self.direction)
@@ -340,6 +347,7 @@ def to_dict(found: Findings) -> dict[str, Any]:
                 "size": one.size,
                 "width": one.width,
                 "dendrites": one.dendrites,
+                "pruned": one.pruned,
                 "score": one.score,
                 "against": {gap.arm: _gap(gap) for gap in one.gaps},
             }

@@ -46,8 +46,8 @@ class Plan(Settings):
         replicate: Chains of different arms with the same number are compared with each other.
         start: Tells the starts of one network and replicate apart.
         config: The configuration.
-        steps: What is done to the network without dendrites, one after the other. A generation that is thrown away ends
-            the chain.
+        steps: What is done to the network without dendrites, one after the other. After a generation that is thrown
+            away there are no others, but it is pruned all the same.
     """
 
     arm: str
@@ -59,8 +59,13 @@ class Plan(Settings):
 
     def step_after(self, milestone: Milestone) -> Step | None:
         """What follows a milestone of the chain; None at its end."""
-        taken = milestone.requested + milestone.pruned
-        return self.steps[taken] if milestone.accepted and taken < len(self.steps) else None
+        taken: dict[Step, int] = {"grow": milestone.requested, "prune": milestone.pruned}
+        for step in self.steps:
+            if taken[step]:
+                taken[step] -= 1
+            elif step == "prune" or milestone.accepted:
+                return step
+        return None
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class Milestone(Settings):
 
     @property
     def accepted(self) -> bool:
-        """Whether the generation of this rung stayed."""
+        """Whether the last generation that was asked for stayed."""
         return self.dendrites == self.requested
 
     def size(self, kind: Size) -> int:

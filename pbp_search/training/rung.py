@@ -110,17 +110,16 @@ def run_rung(
 
     Raises:
         TrainingError: A loss, error or score became NaN or infinite.
-        SettingsError: The previous milestone is of another configuration, or its generation was thrown away; or
-            there is none to prune.
+        SettingsError: The previous milestone is of another configuration, or a generation shall grow where the one
+            before was thrown away; or there is none to prune.
         InputError: There is no such device.
     """
     if previous is None and step != "grow":
         raise SettingsError(f"There is nothing to {step} yet: a chain starts with the network without dendrites.")
-    if previous is not None and (previous.milestone.config != config or not previous.milestone.accepted):
-        raise SettingsError(
-            "A rung continues a milestone of the same configuration whose generation was accepted: "
-            "this one is of another configuration, or the end of its chain."
-        )
+    if previous is not None and previous.milestone.config != config:
+        raise SettingsError("A rung continues a milestone of the same configuration: this one is of another one.")
+    if previous is not None and step == "grow" and not previous.milestone.accepted:
+        raise SettingsError("A generation grows on a milestone whose own was accepted: this one's was thrown away.")
     return _Rung(task, config, previous, data or task.data(), on_epoch, device_of(device), check, step).run()
 
 
@@ -265,9 +264,10 @@ class _Rung:
             self.on_epoch(epoch_record)
 
     def _milestone(self, network: nn.Module, score: float) -> Checkpoint:
+        previous = self.previous
         milestone = Milestone(
             config=self.config,
-            requested=self.generation,
+            requested=previous.milestone.requested if previous and self.step == "prune" else self.generation,
             dendrites=self.generation,
             parameters=stored_parameters(network) if self.pruned else parameter_count(network),
             weight_bytes=stored_bytes(network) if self.pruned else weight_bytes(network),

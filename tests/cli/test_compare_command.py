@@ -25,18 +25,18 @@ def test_without_dendrites_there_is_nothing_to_compare(home: Home) -> None:
     study = quick_study(home)
     study.run(Dots(), 1)
     with pytest.raises(StudyError, match="has no network with dendrites yet"):
-        plans_of(study, Dots(), Dots().data(), 2)
+        plans_of(study, Dots(), Dots().data(), 2, 4)
 
 
 def test_all_arms_are_paired_and_have_as_many_starts_as_trainings(study: Study) -> None:
-    plans = list(plans_of(study, Dots(), Dots().data(), 3))
+    plans = list(plans_of(study, Dots(), Dots().data(), 3, 4))
     assert {plan.arm for plan in plans} == {"dendritic", "sham", "gradient", "random", "plain", "pruned", "linear"}
     for replicate in range(3):
         first = {plan.config.seed for plan in plans if plan.replicate == replicate and plan.start == 0}
         assert len(first) == 1
-    most = max(pick.milestone.dendrites for pick in picks_of(study))
+    most = max(pick.milestone.dendrites for pick in picks_of(study, 4))
     assert {plan.start for plan in plans if plan.arm == "plain"} == set(range(1 + most))
-    sizes = sorted(pick.milestone.parameters for pick in picks_of(study))
+    sizes = sorted(pick.milestone.parameters for pick in picks_of(study, 4))
     widths = {plan.config.width for plan in plans if plan.arm == "plain"}
     assert min(widths) * 5 + 2 <= sizes[0] <= sizes[-1] <= max(widths) * 5 + 2
 

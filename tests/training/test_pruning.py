@@ -235,10 +235,12 @@ def test_there_must_be_something_to_prune() -> None:
         run_rung(Bowl(), PRUNED, None, step="prune")
 
 
-def test_a_generation_that_was_thrown_away_is_not_pruned(plain: Checkpoint) -> None:
+def test_after_a_generation_that_was_thrown_away_a_network_is_pruned_but_grows_no_more(plain: Checkpoint) -> None:
     thrown = Checkpoint(plain.milestone.model_copy(update={"requested": 1}), plain.weights)
-    with pytest.raises(SettingsError, match="end of its chain"):
-        pruned(thrown)
+    smaller = pruned(thrown)
+    assert (smaller.milestone.requested, smaller.milestone.dendrites, smaller.milestone.pruned) == (1, 0, 1)
+    with pytest.raises(SettingsError, match="this one's was thrown away"):
+        run_rung(Bowl(), smaller.milestone.config, smaller)
 
 
 def test_streams_of_data_are_pruned_too(plain: Checkpoint) -> None:
