@@ -10,12 +10,12 @@ from pbp_search.cli import options
 SEEDS = 10
 """Fewer are no ground for a claim."""
 
-SIZES = 4
+SIZES = 3
 
 if TYPE_CHECKING:
     from pbp_search.compare import Results
     from pbp_search.search import Study
-    from pbp_search.training import Task
+    from pbp_search.training import Size, Task
 
 
 @click.command()
@@ -31,9 +31,17 @@ if TYPE_CHECKING:
 @click.option(
     "--sizes",
     type=click.IntRange(min=1),
-    default=SIZES,
-    show_default=True,
-    help="At how many sizes, if the front has as many networks with dendrites.",
+    help="At how many sizes grown, and as many pruned, networks with dendrites are compared, if the front has as many."
+    f"  [default: {SIZES}]",
+)
+@click.option(
+    "--max-params",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Compare no network with dendrites of more parameters.",
+)
+@click.option(
+    "--anew", is_flag=True, help="Choose the networks that are compared anew, as the search has gone on since."
 )
 @click.option(
     "--budget",
@@ -52,7 +60,9 @@ def compare(
     study: str,
     task: str | None,
     seeds: int,
-    sizes: int,
+    sizes: int | None,
+    max_params: int | None,
+    anew: bool,
     budget: float | None,
     workers: int,
     threads: int,
@@ -78,11 +88,17 @@ def compare(
     device_of(device)
     found = Study.load(study, Home.at(home, artifacts), storage)
     loaded = task_of(found, task)
+    if not anew and found.comparison() and (sizes is not None or max_params is not None):
+        raise click.UsageError(
+            f"The networks that {study!r} compares are chosen already: --sizes and --max-params count with --anew."
+        )
     results = train(
         found,
         loaded,
         seeds,
-        sizes=sizes,
+        sizes=sizes or SIZES,
+        max_params=max_params,
+        anew=anew,
         budget=budget,
         workers=workers,
         threads=threads,
@@ -99,6 +115,8 @@ def train(
     seeds: int,
     *,
     sizes: int = SIZES,
+    max_params: int | None = None,
+    anew: bool = False,
     budget: float | None = None,
     workers: int = 1,
     threads: int = 1,
@@ -109,26 +127,30 @@ def train(
     """Train what a comparison needs and is not there yet, as far as the budget goes, and read the test part.
 
     Raises:
-        StudyError: The study has no network with dendrites, or fewer than two seeds are complete.
+        StudyError: The study has no network with dendrites.
+        PbpSearchError: Fewer than two seeds are complete.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pbp_search.compare import complete_replicates, plans_of, results_of
-    from pbp_search.errors import StudyError
+    from pbp_search.compare import complete_replicates, planned_before, plans_of, results_of
+    from pbp_search.errors import PbpSearchError
+    from pbp_search.search.plans import Planned
 
     data = task.data()
-    plans = plans_of(study, task, data, seeds, sizes)
+    plans = {} if anew else planned_before(study, seeds)
+    plans = plans or plans_of(study, task, data, seeds, sizes, max_params)
     study.plan(plans)
-    there = [rung for rung in study.rungs() if rung.plan in plans]
+    wanted = Planned(next(iter(plans)).comparison, seeds)
+    there = sum(len(chain.rungs) for plan, chain in study.chains().items() if plan in plans)
     total = sum(1 + len(plan.steps) for plan in plans)
     columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("trainings,"), TimeRemainingColumn(), TextColumn("left"))
     console = Console(stderr=True, quiet=quiet)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=total, completed=len(there))
+        bar = progress.add_task("", total=total, completed=there)
         study.run(
             task,
-            None,
+            wanted,
             timeout=budget,
             workers=workers,
             threads=threads,
@@ -136,22 +158,18 @@ def train(
             tracking_uri=tracking_uri,
             on_outcome=lambda _: progress.advance(bar),
         )
-    complete = complete_replicates(study.rungs(), list(plans))
+    chains = study.chains()
+    complete = complete_replicates(chains, plans)
+    lost = sum(chain.failed for plan, chain in chains.items() if plan in plans)
+    failed = f" {lost} networks could not be trained: the study's log tells why." if lost else ""
     if len(complete) < 2:
-        raise StudyError(
+        raise PbpSearchError(
             f"{len(complete)} of {seeds} seeds of the comparison are complete, and two are needed: the same command "
-            "goes on, with a longer --budget." + _failed(study)
+            f"goes on, with a longer --budget.{failed}"
         )
-    if len(complete) < seeds:
-        console.print(f"{len(complete)} of {seeds} seeds are complete.{_failed(study)}", markup=False, highlight=False)
-    return results_of(study, task, data, list(plans), device)
-
-
-def _failed(study: "Study") -> str:
-    failures = study.failures()
-    return (
-        f" {len(failures)} trials of the study have failed, the last one: {failures[max(failures)]}" if failures else ""
-    )
+    if len(complete) < seeds or failed:
+        console.print(f"{len(complete)} of {seeds} seeds are complete.{failed}", markup=False, highlight=False)
+    return results_of(study, task, data, plans, seeds, device)
 
 
 def show(study: "Study", results: "Results", tracking_uri: str | None = None, quiet: bool = False) -> int:
@@ -160,7 +178,10 @@ def show(study: "Study", results: "Results", tracking_uri: str | None = None, qu
     from pbp_search.compare import findings
     from pbp_search.compare.figures import comparison_table, publish_comparison, sentences
 
-    found = [findings(results, kind) for kind in ("parameters", "weight_bytes")]
+    kinds: list[Size] = ["parameters", "weight_bytes"]
+    if results.size == "macs":
+        kinds.append("macs")
+    found = [findings(results, kind) for kind in kinds]
     folder = publish_comparison(study, results, found, tracking_uri)
     if not quiet:
         for one in found:

@@ -26,11 +26,12 @@ _QUICK: dict[str, Any] = {
 _QUICK_SAMPLES = 300
 
 
-def study_script(*tasks: type[Task]) -> click.Command:
+def study_script(*tasks: type[Task], max_params: int | None = None) -> click.Command:
     """The command of a script that searches tasks of its own, one after the other.
 
     Args:
         tasks: Their classes. A task has a ``space``, or the default one of its networks.
+        max_params: The most parameters of a network with dendrites that is compared: larger ones take long.
     """
 
     @click.command(help=f"Search {', '.join(task.name for task in tasks)}, and say at which sizes dendrites pay.")
@@ -97,7 +98,16 @@ def study_script(*tasks: type[Task]) -> click.Command:
             code = run_and_show(study, task, trials, timeout=search_time, workers=workers, verbosity=shown)
             if code:
                 return code
-            results = train(study, task, seeds, sizes=sizes, budget=budget, workers=workers, quiet=shown == "quiet")
+            results = train(
+                study,
+                task,
+                seeds,
+                sizes=sizes,
+                max_params=max_params,
+                budget=budget,
+                workers=workers,
+                quiet=shown == "quiet",
+            )
             show(study, results, quiet=shown == "quiet")
         return 0
 

@@ -1,8 +1,9 @@
 """Do dendrites pay? The arms of a comparison, its raw results, and what they show."""
 
-from pbp_search.compare.arms import picks_of, plans_of
+from pbp_search.compare.arms import picks_of, planned_before, plans_of
+from pbp_search.compare.comparing import findings
 from pbp_search.compare.results import Results, Row, complete_replicates, results_of
-from pbp_search.compare.verdict import AtSize, Findings, Gap, findings, to_dict
+from pbp_search.compare.verdict import AtSize, Findings, Gap, to_dict
 
 __all__ = [
     "AtSize",
@@ -13,6 +14,7 @@ __all__ = [
     "complete_replicates",
     "findings",
     "picks_of",
+    "planned_before",
     "plans_of",
     "results_of",
     "to_dict",

@@ -19,7 +19,7 @@ Every chain is trained once for each replicate, and all arms start from the same
 import inspect
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,9 @@ from pbp_search.errors import StudyError, TaskError
 from pbp_search.search import Rung, Study
 from pbp_search.search.rungs import Plan, front_of
 from pbp_search.search.sizes import NetworkSizes
+from pbp_search.search.values import Choices, corners
 from pbp_search.training import Data, Direction, Size, Step, Task, TrialConfig, is_deep, linear_network
+from pbp_search.training.pruning import left_after
 from pbp_search.training.streams import key
 
 CONTROLS = ("sham", "gradient", "random")
@@ -42,28 +44,34 @@ _SHARE = 0.4
 _MARGIN = 1.5  # how far beyond the dendritic networks' sizes the plain ones reach: indices make bytes larger
 
 
-def picks_of(study: Study, count: int) -> list[Rung]:
+def picks_of(study: Study, count: int, max_params: int | None = None) -> list[Rung]:
     """The networks with dendrites that are compared: of the front of those that are not pruned some of evenly spread
     sizes, and as many of the front of those that are.
+
+    Their scores are in the better half between the worst and the best on the front of all networks: at sizes where
+    nothing has been learned there is nothing to compare.
 
     Args:
         study: The search.
         count: How many of each.
+        max_params: The most parameters that one may have.
 
     Raises:
         StudyError: The study has none.
     """
     grown = [rung for rung in _searched(study) if rung.milestone.dendrites]
     learned = [rung for rung in grown if rung.milestone.accepted and rung.milestone.config.dendrites.learned]
+    small = [rung for rung in learned if max_params is None or rung.milestone.parameters <= max_params]
     picks = [
         rung
         for pruned in (False, True)
-        for rung in _spread(study, [rung for rung in learned if bool(rung.milestone.pruned) == pruned], count)
+        for rung in _spread(study, [rung for rung in small if bool(rung.milestone.pruned) == pruned], count)
     ]
     if not picks:
+        limit = "" if max_params is None else f" of up to {max_params:,} parameters"
         raise StudyError(
-            f"The study {study.name!r} has no network with dendrites yet that could be compared: search on with more "
-            "trials (pbp-search run), in a space with dendrites."
+            f"The study {study.name!r} has no network with dendrites{limit} yet that could be compared: search on with "
+            "more trials (pbp-search run), in a space with dendrites."
         )
     return sorted(picks, key=lambda rung: rung.milestone.parameters)
 
@@ -71,7 +79,13 @@ def picks_of(study: Study, count: int) -> list[Rung]:
 def _spread(study: Study, rungs: Sequence[Rung], count: int) -> list[Rung]:
     """Some of the front of some rungs, of evenly spread sizes."""
     own = study.definition
-    front = [point.payload for point in front_of(rungs, own.direction, own.size)]
+    scores = [rung.milestone.score for rung in (point.payload for point in front_of(_searched(study), own.direction))]
+    middle = (min(scores) + max(scores)) / 2
+    front = [
+        point.payload
+        for point in front_of(rungs, own.direction, own.size)
+        if (point.score >= middle if own.direction == "maximize" else point.score <= middle)
+    ]
     if not front:
         return []
     sizes = np.log([rung.milestone.size(own.size) for rung in front])
@@ -79,8 +93,10 @@ def _spread(study: Study, rungs: Sequence[Rung], count: int) -> list[Rung]:
     return [front[number] for number in sorted(chosen)]
 
 
-def plans_of(study: Study, task: Task, data: Data[Any], replicates: int, sizes: int) -> dict[Plan, int]:
-    """All chains of a comparison, replicate by replicate, each with a trial of the search that has its settings.
+def plans_of(
+    study: Study, task: Task, data: Data[Any], replicates: int, sizes: int, max_params: int | None = None
+) -> dict[Plan, int]:
+    """All chains of a new comparison, replicate by replicate, each with a trial of the search that has its settings.
 
     Args:
         study: The search.
@@ -88,27 +104,49 @@ def plans_of(study: Study, task: Task, data: Data[Any], replicates: int, sizes: 
         data: The task's.
         replicates: How often each chain is trained.
         sizes: At how many sizes arms are compared, if the front has as many.
+        max_params: The most parameters that a network with dendrites may have.
 
     Raises:
         StudyError: The study has no network with dendrites.
         TaskError: The task cannot build a network.
     """
-    arms = _Arms(study, task, data, sizes)
-    seeds = study.definition.seed
+    chains = _Arms(study, task, data, picks_of(study, sizes, max_params)).chains
+    comparison = str(1 + len({plan.comparison for plan in study.chains()}))
+    first = {
+        Plan(
+            comparison=comparison,
+            arm=chain.arm,
+            group=chain.group,
+            replicate=0,
+            start=chain.start,
+            config=chain.config,
+            steps=chain.steps,
+        ): chain.like
+        for chain in chains
+    }
+    return _replicated(study, first, replicates)
+
+
+def planned_before(study: Study, replicates: int) -> dict[Plan, int]:
+    """The chains of the study's last comparison, however its search has gone on since; none if it has none.
+
+    Args:
+        study: The search.
+        replicates: How often each chain is trained.
+    """
+    comparison = study.comparison()
+    first = {plan: chain.first for plan, chain in study.chains().items() if plan.comparison == comparison}
+    return _replicated(study, {plan: trial for plan, trial in first.items() if plan.replicate == 0}, replicates)
+
+
+def _replicated(study: Study, first: Mapping[Plan, int], replicates: int) -> dict[Plan, int]:
+    """The chains of all replicates from those of the first. Those of one replicate and start have the same seed."""
     plans: dict[Plan, int] = {}
     for replicate in range(replicates):
-        for chain in arms.chains:
-            seed = key(seeds, "replicate", replicate, chain.start) % 2**31
-            config = chain.config.model_copy(update={"seed": seed})
-            plan = Plan(
-                arm=chain.arm,
-                group=chain.group,
-                replicate=replicate,
-                start=chain.start,
-                config=config,
-                steps=chain.steps,
-            )
-            plans[plan] = chain.like
+        for plan, like in first.items():
+            seed = key(study.definition.seed, "replicate", replicate, plan.start) % 2**31
+            config = plan.config.model_copy(update={"seed": seed})
+            plans[plan.model_copy(update={"replicate": replicate, "config": config})] = like
     return plans
 
 
@@ -123,14 +161,15 @@ class _Chain:
 
 
 class _Arms:
-    def __init__(self, study: Study, task: Task, data: Data[Any], sizes: int) -> None:
+    def __init__(self, study: Study, task: Task, data: Data[Any], picks: Sequence[Rung]) -> None:
         self._own = study.definition
         self._task = task
         self._data = data
         self._sizes = NetworkSizes(task, data)
         self._rungs = {rung.trial: rung for rung in _searched(study)}
         self._plain = [rung for rung in self._rungs.values() if rung.parent is None]
-        self.picks = picks_of(study, sizes)
+        self._widths = sorted(map(int, corners(self._own.space.width)))
+        self.picks = picks
         self._starts = 1 + max(pick.milestone.dendrites for pick in self.picks)
         self.chains = [*self._dendritic(), *self._pruned(), *self._of_widths("plain", None), *self._deep()]
         self.chains += self._linear()
@@ -154,30 +193,30 @@ class _Arms:
         return tuple(reversed(steps))
 
     def _of_widths(self, arm: str, depth: int | None) -> Iterator[_Chain]:
-        """Networks around the sizes of those with dendrites, so that little is read between the lines."""
-        least = self._parameters(1, depth)
-        sizes = [pick.milestone.parameters for pick in self.picks if pick.milestone.parameters >= least] or [least]
-        widths = {width for size in sizes for width in self._around(size, depth)}
-        widths |= {min(self._around(sizes[0] / _MARGIN, depth)), max(self._around(sizes[-1] * _MARGIN, depth))}
-        for width in sorted(widths):
+        """Networks around the sizes of those with dendrites and of their bases, so that little is read between the
+        lines."""
+        grown = [pick for pick in self.picks if not pick.milestone.pruned] or self.picks
+        bases = [self._parameters(pick.milestone.config.width, None) for pick in grown]
+        sizes = [pick.milestone.parameters for pick in self.picks]
+        least = self._parameters(self._widths[0], depth)
+        within = [size for size in (*sizes, max(sizes) * _MARGIN, min(bases)) if size >= least]
+        for width in sorted({width for size in within for width in self._around(size, depth)}):
             yield from self._started(arm, width, depth, self._starts)
 
     def _deep(self) -> Iterator[_Chain]:
         if is_deep(self._task):
             default = inspect.signature(self._task.model).parameters["depth"].default
-            yield from self._of_widths("deep", 2 if default is inspect.Parameter.empty else default + 1)
+            if isinstance(default, int):
+                yield from self._of_widths("deep", default + 1)
 
     def _pruned(self) -> Iterator[_Chain]:
-        if self._own.size == "macs":  # pruned weights are computed all the same
-            return
         chains = [*self._pruned_in_the_search(), *self._pruned_from_wide()]
         yield from (replace(chain, group=number) for number, chain in enumerate(chains))
 
     def _pruned_in_the_search(self) -> Iterator[_Chain]:
         """The best that the search has found at each of the sizes."""
-        own = self._own
         pruned = [rung for rung in self._rungs.values() if rung.milestone.pruned and not rung.milestone.requested]
-        front = front_of(pruned, own.direction)
+        front = front_of(pruned, self._own.direction)
         best: dict[int, Rung] = {}
         for pick in self.picks:
             fitting = [point.payload for point in front if point.size <= pick.milestone.parameters]
@@ -190,30 +229,42 @@ class _Arms:
             yield _Chain("pruned", 0, rung.milestone.config, rung.configuration, steps=self._path(rung))
 
     def _pruned_from_wide(self) -> Iterator[_Chain]:
-        """A network four times as large as the largest one, and the widest, with the best settings at their sizes."""
+        """Networks four times as large as the smallest and the largest one, and the widest, with the best settings at
+        their sizes, down to the smallest."""
         smallest, largest = self.picks[0].milestone.parameters, self.picks[-1].milestone.parameters
         widest = max(rung.milestone.config.width for rung in self._plain)
-        wider = max(self._around(_WIDER * largest, None))
-        for width in sorted({wider, max(widest, wider)}):
+        wider = [max(self._around(_WIDER * size, None)) for size in (smallest, largest)]
+        for width in sorted({*wider, max(widest, *wider)}):
             (chain,) = self._started("pruned", width, None, 1)
-            size = self._parameters(width, None)
-            steps = math.ceil(math.log(size / smallest) / -math.log(1 - _SHARE)) + 1
             config = chain.config.model_copy(update={"prune_share": _SHARE})
             prune: Step = "prune"
-            yield replace(chain, config=config, steps=(prune,) * steps)
+            yield replace(chain, config=config, steps=(prune,) * self._steps_to(smallest, config))
+
+    def _steps_to(self, size: int, config: TrialConfig) -> int:
+        """How many pruning steps lead to a size, or to where the rest are biases."""
+        weights = self._sizes.size(config, 0, "weights")
+        rest = self._parameters(config.width, None) - weights
+        steps = 0
+        while rest + weights > size and weights > 1:
+            weights = left_after(weights, config.prune_share)
+            steps += 1
+        return steps
 
     def _linear(self) -> Iterator[_Chain]:
         try:
-            linear_network(self._task, self._data.train)
+            layer = linear_network(self._task, self._data.train)
         except TaskError:
             return
-        for chain in self._started("linear", 1, None, self._starts):
+        size = sum(weight.numel() for weight in layer.parameters())
+        for chain in self._started("linear", self._widths[0], None, self._starts, size):
             config = chain.config.model_copy(update={"network": "linear"})
-            yield _Chain("linear", 1, config, chain.like, chain.start)
+            yield replace(chain, config=config)
 
-    def _started(self, arm: str, width: int, depth: int | None, starts: int) -> Iterator[_Chain]:
-        """A plain network, from several starts with one of the best settings each."""
-        settings = best_settings(self._plain, self._parameters(width, depth), self._own.direction)
+    def _started(
+        self, arm: str, width: int, depth: int | None, starts: int, size: int | None = None
+    ) -> Iterator[_Chain]:
+        """A plain network, from several starts with one of the best settings for its size each."""
+        settings = best_settings(self._plain, size or self._parameters(width, depth), self._own.direction)
         for start in range(starts):
             rung = settings[start % len(settings)]
             changes = {"width": width, "depth": depth, "dendrites": DendriteSpec()}
@@ -221,12 +272,18 @@ class _Arms:
             yield _Chain(arm, width, config, rung.trial, start)
 
     def _around(self, size: float, depth: int | None) -> tuple[int, int]:
-        """The widths of the largest network up to a size and of the next one."""
-        most = 1
-        while self._parameters(most, depth) <= size:
-            most *= 2
-        width = bisect_right(range(1, most + 1), size, key=lambda width: self._parameters(width, depth))
-        return max(1, width), width + 1
+        """The widths of the largest network up to a size and of the next one: from the study's smallest on, or of
+        those that it may choose from."""
+        widths: Sequence[int] = self._widths
+        if not isinstance(self._own.space.width, Choices):
+            most = self._widths[0]
+            while (now := self._parameters(most, depth)) <= size:
+                most *= 2
+                if self._parameters(most, depth) <= now:
+                    break  # it does not grow with its width
+            widths = range(self._widths[0], most + 1)
+        place = bisect_right(widths, size, key=lambda width: self._parameters(width, depth))
+        return widths[max(0, place - 1)], widths[min(place, len(widths) - 1)]
 
     def _parameters(self, width: int, depth: int | None) -> int:
         return self._sizes.parameters(TrialConfig(width=width, depth=depth), 0)

@@ -1,6 +1,7 @@
 """A comparison as sentences, a table, and a figure."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from scipy import stats
 
 from pbp_search.compare.results import Results, Row
-from pbp_search.compare.verdict import ALTERNATIVES, AtSize, Findings, Gap, to_dict
+from pbp_search.compare.verdict import ALTERNATIVES, FEWEST_SEEDS, AtSize, Findings, Gap, to_dict
 from pbp_search.report.figures import ticks_around
 from pbp_search.search import Study
 from pbp_search.training.milestone import UNITS
@@ -30,8 +31,6 @@ WHAT = {
 }
 """The arms in words."""
 
-FEW_SEEDS = 10
-
 _COLOURS = {"dendritic": "#D55E00", "plain": "#000000", "deep": "#009E73", "pruned": "#0072B2", "linear": "#CC79A7"}
 _SYMBOLS = {"dendritic": "square", "plain": "circle", "deep": "triangle-up", "pruned": "circle-open", "linear": "x"}
 _MARKERS = {"dendritic": "s", "plain": "o", "deep": "^", "pruned": "o", "linear": "x"}
@@ -42,35 +41,58 @@ def sentences(found: Findings, metric: str) -> list[str]:
     lines = []
     for arm in ALTERNATIVES:
         gaps = [(one, gap) for one in found.at for gap in one.gaps if gap.arm == arm]
-        if gaps:
-            lines.append(f"Against {WHAT[arm]}: {'; '.join(_parts(gaps, UNITS[found.kind], metric))}.")
+        missing = [(one, one.missing[arm]) for one in found.at if arm in one.missing]
+        parts = [*_parts(gaps, UNITS[found.kind], metric), *_missing(missing, UNITS[found.kind])]
+        if parts:
+            lines.append(f"Against {WHAT[arm]}: {'; '.join(parts)}.")
     volumes = found.volumes
     change = volumes.comparison
     lines.append(
-        f"Hypervolume at equal training ({volumes.epochs:,.0f} epochs a seed): {volumes.with_dendrites:.3f} with "
-        f"dendrites, {volumes.without:.3f} without ({change.mean:+.3f}, {change.low:+.3f} to {change.high:+.3f})."
+        f"Hypervolume from {found.at[0].size:,} to {found.at[-1].size:,} {UNITS[found.kind]}: "
+        f"{volumes.with_dendrites:.3f} with dendrites ({volumes.epochs_with:,.0f} epochs a seed), "
+        f"{volumes.without:.3f} without ({volumes.epochs_without:,.0f} epochs): {change.mean:+.3f}, "
+        f"{change.low:+.3f} to {change.high:+.3f}."
     )
-    if found.seeds < FEW_SEEDS:
-        lines.append(f"With {found.seeds} seeds these figures are weak: {FEW_SEEDS} are the least for a claim.")
+    costs = (
+        f"{WHAT[arm]} {cost.seconds:,.0f} s ({cost.trainings:,.0f} trainings)" for arm, cost in found.costs.items()
+    )
+    lines.append(f"Training took, a seed: {', '.join(costs)}.")
+    if found.lost:
+        lines.append(f"{found.lost} networks could not be trained.")
+    if not found.claims:
+        least = max(found.wanted, FEWEST_SEEDS)
+        lines.append(f"With {found.seeds} seeds these figures are no ground for a claim: {least} are.")
     return lines
 
 
 def _parts(gaps: Sequence[tuple[AtSize, Gap]], unit: str, metric: str) -> Iterator[str]:
     for verdict, said in (("help", "dendrites help at"), ("hurt", "dendrites hurt at")):
-        some = [f"{one.size:,} ({gap.comparison.mean:+.4f})" for one, gap in gaps if gap.verdict == verdict]
+        some = [f"{size_of(one)} ({gap.comparison.mean:+.4f})" for one, gap in gaps if gap.verdict == verdict]
         if some:
             yield f"{said} {', '.join(some)} {unit}"
     rest = [(one, gap) for one, gap in gaps if gap.verdict == "no difference shown"]
     if rest:
-        seen = max(gap.comparison.detectable for _, gap in rest)
-        sizes = ", ".join(f"{one.size:,}" for one, _ in rest)
-        yield f"no difference shown at {sizes} {unit} (a gap of {seen:.4f} in {metric} would have been seen)"
+        seen = [gap.comparison.detectable for _, gap in rest if math.isfinite(gap.comparison.detectable)]
+        power = f" (80% of the time, a gap of {max(seen):.4f} in {metric} would have been seen)" if seen else ""
+        yield f"no difference shown at {', '.join(size_of(one) for one, _ in rest)} {unit}{power}"
 
 
-def equal_size(gap: Gap) -> str:
-    """The sizes from which on another arm scores as the network with dendrites, and their bounds."""
+def _missing(missing: Sequence[tuple[AtSize, tuple[int, int]]], unit: str) -> Iterator[str]:
+    if missing:
+        smallest, largest = missing[0][1]
+        reach = f"it has {smallest:,}" if smallest == largest else f"they have {smallest:,} to {largest:,}"
+        yield f"not compared at {', '.join(size_of(one) for one, _ in missing)} {unit}, as {reach}"
+
+
+def size_of(one: AtSize) -> str:
+    """A network's size, and whether it was pruned."""
+    return f"{one.size:,}{' pruned' if one.pruned else ''}"
+
+
+def size_at_equal_score(gap: Gap) -> str:
+    """The size at which another arm scores as the network with dendrites, and its bounds."""
     if gap.sizes is None:
-        return ""
+        return "" if gap.size is None else f"it has {gap.size:,}"
     sizes = gap.sizes
     low, middle, high = (("more" if size is None else f"{size:,.0f}") for size in (sizes.low, sizes.middle, sizes.high))
     below = " or less" if sizes.middle == sizes.smallest else ""
@@ -79,16 +101,18 @@ def equal_size(gap: Gap) -> str:
 
 def comparison_table(found: Findings, metric: str) -> Table:
     """The gaps at each size, against every other arm."""
-    title = f"Test {metric} with dendrites, minus that of other networks ({found.seeds} seeds, corrected 95% intervals)"
-    table = Table(title=title, box=box.SIMPLE, title_justify="left", padding=(0, 1))
+    title = f"Test {metric} with dendrites, minus that of other networks ({found.seeds} seeds)"
+    caption = "Intervals at each test's level in Holm's procedure: zero is outside where a difference is shown."
+    table = Table(title=title, caption=caption, box=box.SIMPLE, title_justify="left", padding=(0, 1))
     for column, justify in (
         (UNITS[found.kind], "right"),
+        ("kept", "right"),
         ("score", "right"),
         ("against", "left"),
         ("its score", "right"),
         ("gap", "right"),
         ("interval", "left"),
-        ("dendrites", "left"),
+        ("dendrites" if found.claims else "dendrites (weak)", "left"),
         ("would see", "right"),
         ("its size at that score", "left"),
     ):
@@ -96,7 +120,7 @@ def comparison_table(found: Findings, metric: str) -> Table:
     for one in found.at:
         for number, gap in enumerate(one.gaps):
             shown = gap.comparison
-            first = (f"{one.size:,}{', pruned' if one.pruned else ''}", f"{one.score:.4f}") if number == 0 else ("", "")
+            first = (size_of(one), f"{one.kept}/{found.seeds}", f"{one.score:.4f}") if number == 0 else ("", "", "")
             table.add_row(
                 *first,
                 WHAT[gap.arm],
@@ -104,31 +128,34 @@ def comparison_table(found: Findings, metric: str) -> Table:
                 f"{shown.mean:+.4f}",
                 f"{shown.low:+.4f} to {shown.high:+.4f}",
                 gap.verdict,
-                f"{shown.detectable:.4f}",
-                equal_size(gap),
+                f"{shown.detectable:.4f}" if math.isfinite(shown.detectable) else "",
+                size_at_equal_score(gap),
             )
     return table
 
 
 def networks_of(results: Results, arm: str) -> list[list[Row]]:
-    """The networks of an arm that a figure shows, each with its rows, smallest first."""
-    groups: dict[tuple[int, int, int], list[Row]] = {}
-    for row in results.rows:
-        if row.arm == arm:
-            groups.setdefault((row.group, row.requested, row.pruned), []).append(row)
+    """The networks of an arm that a figure shows, each with a row for each replicate, smallest first.
+
+    Those of chains that grow are their last ones, as the verdict has them; of chains that are only pruned, and of plain
+    networks' starts, all steps and the best starts.
+    """
     sign = 1 if results.direction == "maximize" else -1
-    best: list[list[Row]] = []
-    for rows in groups.values():
-        replicates = sorted({row.replicate for row in rows})
-        best.append(
-            [
-                max((row for row in rows if row.replicate == replicate), key=lambda row: sign * row.validation)
-                for replicate in replicates
-            ]
-        )
-    if arm == "dendritic":
-        best = [rows for rows in best if any(row.dendrites for row in rows)]
-    return sorted(best, key=lambda rows: np.mean([row.parameters for row in rows]))
+    best: dict[tuple[int, int], dict[int, Row]] = {}
+    for row in results.rows:
+        if row.arm != arm:
+            continue
+        known = best.setdefault((row.group, row.pruned if arm == "pruned" else 0), {})
+        before = known.get(row.replicate)
+
+        def worth(row: Row) -> tuple[int, float]:
+            return row.requested + row.pruned, sign * row.validation
+
+        if before is None or worth(row) > worth(before):
+            known[row.replicate] = row
+    count = len({row.replicate for row in results.rows})
+    whole = [list(rows.values()) for rows in best.values() if len(rows) == count]
+    return sorted(whole, key=lambda rows: np.mean([row.parameters for row in rows]))
 
 
 def _points(results: Results, found: Findings, arm: str) -> tuple[list[float], list[float], list[float]]:
@@ -136,9 +163,9 @@ def _points(results: Results, found: Findings, arm: str) -> tuple[list[float], l
     sizes, scores, reaches = [], [], []
     for rows in networks_of(results, arm):
         tests = np.array([row.test for row in rows])
-        sizes.append(float(np.mean([row.size(found.kind) for row in rows])))
+        sizes.append(float(np.exp(np.mean([np.log(row.size(found.kind)) for row in rows]))))
         scores.append(float(tests.mean()))
-        reaches.append(float(stats.t.isf(0.025, max(1, len(tests) - 1)) * stats.sem(tests)) if len(tests) > 1 else 0.0)
+        reaches.append(float(stats.t.isf(0.025, len(tests) - 1) * stats.sem(tests)))
     return sizes, scores, reaches
 
 

@@ -1,12 +1,13 @@
 """The raw results of a comparison: one row for each network that was trained, all that the verdict is computed from."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from pbp_search.search import Study
+from pbp_search.search.plans import Chain
 from pbp_search.search.rungs import Plan, Rung
 from pbp_search.settings import Settings
 from pbp_search.training import Data, Direction, Size, Task, evaluate
@@ -68,6 +69,7 @@ class Results(Settings):
         task: The task's.
         metric: What scores measure.
         direction: Of the score.
+        size: What the search made small.
         samples: Of the training, validation and test part; None where that is not known.
         searched: The finished trials of the search.
         search_epochs: That it took, of both phases.
@@ -75,6 +77,7 @@ class Results(Settings):
         machine: Where the test part was read, and most likely all was trained.
         space: What was searched.
         replicates: How many replicates were wanted.
+        lost: Chains that have failed, of the replicates that are complete.
         rows: Those of the replicates that are complete.
     """
 
@@ -82,6 +85,7 @@ class Results(Settings):
     task: str
     metric: str
     direction: Direction
+    size: Size
     samples: tuple[int | None, int | None, int | None]
     searched: int
     search_epochs: int
@@ -89,38 +93,76 @@ class Results(Settings):
     machine: str
     space: dict[str, str]
     replicates: int
+    lost: int
     rows: tuple[Row, ...]
 
 
-def results_of(study: Study, task: Task, data: Data[Any], plans: Sequence[Plan], device: str = "cpu") -> Results:
-    """Read the test part: the scores of all networks of a comparison, of the replicates in which none is missing."""
-    rungs = [rung for rung in study.rungs() if rung.plan is not None]
-    complete = complete_replicates(rungs, plans)
-    own = study.definition
+def results_of(
+    study: Study, task: Task, data: Data[Any], plans: Collection[Plan], replicates: int, device: str = "cpu"
+) -> Results:
+    """Read the test part: the scores of all networks of a comparison, of the replicates that are complete.
+
+    Args:
+        study: The search.
+        task: Its task.
+        data: The task's.
+        plans: The comparison's chains.
+        replicates: How many were wanted.
+        device: Where to compute the scores.
+    """
+    chains = {plan: chain for plan, chain in study.chains().items() if plan in plans}
+    complete = complete_replicates(chains, plans)
     place = device_of(device)
-    spent = list(_spent(study.rungs()))
-    rows = []
-    for rung in rungs:
-        plan = rung.plan
-        if plan is None or plan.replicate not in complete or plan not in complete[plan.replicate]:
+    rows, lost = [], 0
+    for plan, chain in chains.items():
+        if plan.replicate not in complete:
             continue
-        network = study.checkpoint_of(rung).network(task, data).to(place)
-        rows.append(_row(rung, plan, evaluate(network, task, data.test)))
+        if not _ended(plan, chain):
+            lost += 1
+            continue
+        for rung in chain.rungs:
+            network = study.checkpoint_of(rung).network(task, data).to(place)
+            rows.append(_row(rung, plan, evaluate(network, task, data.test)))
     parts = (data.train, data.validation, data.test)
+    rungs = study.rungs()
+    spent = list(_spent(rungs))
+    own = study.definition
     return Results(
         study=study.name,
         task=own.task,
         metric=own.metric,
         direction=own.direction,
+        size=own.size,
         samples=(_count(parts[0]), _count(parts[1]), _count(parts[2])),
         searched=study.progress().finished,
         search_epochs=sum(epochs for epochs, _ in spent),
         search_seconds=round(sum(seconds for _, seconds in spent)),
         machine=f"{os.cpu_count()} CPU cores, {place.type}, torch {torch.__version__}",
         space=own.space.texts(),
-        replicates=len({plan.replicate for plan in plans}),
-        rows=tuple(rows),
+        replicates=replicates,
+        lost=lost,
+        rows=tuple(sorted(rows, key=lambda row: row.trial)),
     )
+
+
+def complete_replicates(chains: Mapping[Plan, Chain], plans: Collection[Plan]) -> set[int]:
+    """The replicates whose chains have all come to an end, be it a failure."""
+    open_ = {
+        plan.replicate
+        for plan in plans
+        if plan not in chains or not (chains[plan].failed or _ended(plan, chains[plan]))
+    }
+    return {plan.replicate for plan in plans} - open_
+
+
+def _ended(plan: Plan, chain: Chain) -> bool:
+    """Whether a chain has a last network: all steps are taken, or what has failed is a generation, after which its
+    user would keep the network before."""
+    if not chain.rungs:
+        return False
+    last = chain.rungs[-1].milestone
+    step = plan.step_after(last)
+    return step is None or (chain.failed and step == "grow" and "prune" not in plan.steps)
 
 
 def _spent(rungs: Iterable[Rung]) -> Iterator[tuple[int, float]]:
@@ -133,15 +175,6 @@ def _spent(rungs: Iterable[Rung]) -> Iterator[tuple[int, float]]:
                 rung.milestone.epochs - (before.epochs if before else 0),
                 rung.milestone.seconds - (before.seconds if before else 0.0),
             )
-
-
-def complete_replicates(rungs: Iterable[Rung], plans: Sequence[Plan]) -> dict[int, set[Plan]]:
-    """The replicates whose chains have all come to an end, and their chains."""
-    wanted: dict[int, set[Plan]] = {}
-    for plan in plans:
-        wanted.setdefault(plan.replicate, set()).add(plan)
-    ended = {rung.plan for rung in rungs if rung.plan is not None and rung.plan.step_after(rung.milestone) is None}
-    return {replicate: chains for replicate, chains in wanted.items() if chains <= ended}
 
 
 def _row(rung: Rung, plan: Plan, test: float) -> Row:

@@ -16,7 +16,7 @@ from scipy import optimize, stats
 
 LEVEL = 0.05
 POWER = 0.8
-_ROUNDING = 1e-12  # of differences of scores
+_ROUNDING = 1e-12  # of scores
 
 K = TypeVar("K")
 Verdict = Literal["better", "worse", "no difference shown"]
@@ -34,7 +34,7 @@ class Comparison:
         p: The corrected p-value, two-sided.
         level: The level of its step: the interval's coverage is 1 minus this.
         detectable: The smallest difference that a comparison of this spread shows with a probability of 80%, if it is
-            the first to be tested.
+            the first to be tested; NaN where there is no spread to go by.
         seeds: How many pairs there are.
     """
 
@@ -54,11 +54,12 @@ class Comparison:
         return "better" if self.mean > 0 else "worse"
 
 
-def compare(family: Mapping[K, Sequence[float]]) -> dict[K, Comparison]:
+def compare(family: Mapping[K, Sequence[float]], scale: float = 1.0) -> dict[K, Comparison]:
     """Compare each member of a family.
 
     Args:
         family: Of each comparison the paired differences, one a seed, above zero where the first arm is better.
+        scale: How large the scores are: what is below their rounding is no difference.
 
     Raises:
         ValueError: A comparison has less than two pairs, or a difference that is not a finite number.
@@ -69,11 +70,12 @@ def compare(family: Mapping[K, Sequence[float]]) -> dict[K, Comparison]:
     for key, sample in zip(family, samples, strict=True):
         if len(sample) < 2 or not np.isfinite(sample).all():
             raise ValueError(f"The differences at {key} are {sample.tolist()}: two finite ones at least are needed.")
-    alone = [_p_value(sample) for sample in samples]
+    rounding = _ROUNDING * (scale or 1.0)
+    alone = [_p_value(sample, rounding) for sample in samples]
     corrected = holm(alone)
     levels = _levels(alone, sum(p <= LEVEL for p in corrected))
     return {
-        key: _comparison(sample, p, level, len(samples))
+        key: _comparison(sample, p, level, len(samples), rounding)
         for key, sample, p, level in zip(family, samples, corrected, levels, strict=True)
     }
 
@@ -87,14 +89,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def _p_value(sample: np.ndarray) -> float:
-    if _is_constant(sample):  # nothing that a t test could go by: a sign test, where there is anything to count
-        return 1.0 if abs(sample[0]) < _ROUNDING else float(stats.binomtest(len(sample), len(sample)).pvalue)
+def _p_value(sample: np.ndarray, rounding: float) -> float:
+    if np.ptp(sample) < rounding:  # nothing that a t test could go by: a sign test, where there is anything to count
+        return 1.0 if abs(sample[0]) < rounding else float(stats.binomtest(len(sample), len(sample)).pvalue)
     return float(stats.ttest_1samp(sample, 0.0).pvalue)
-
-
-def _is_constant(sample: np.ndarray) -> bool:
-    return bool(np.ptp(sample) < _ROUNDING)
 
 
 def _levels(p_values: Sequence[float], claims: int) -> list[float]:
@@ -104,12 +102,12 @@ def _levels(p_values: Sequence[float], claims: int) -> list[float]:
     return [LEVEL / (count - min(int(rank), claims, count - 1)) for rank in ranks]
 
 
-def _comparison(sample: np.ndarray, p: float, level: float, count: int) -> Comparison:
+def _comparison(sample: np.ndarray, p: float, level: float, count: int, rounding: float) -> Comparison:
     mean, spread, seeds = float(sample.mean()), float(sample.std(ddof=1)), len(sample)
-    if _is_constant(sample):
+    if np.ptp(sample) < rounding:
         reach = 0.0 if p <= LEVEL else abs(mean)
-    else:
-        reach = float(stats.t.isf(level / 2, seeds - 1)) * spread / math.sqrt(seeds)
+        return Comparison(mean, mean - reach, mean + reach, p, level, math.nan, seeds)
+    reach = float(stats.t.isf(level / 2, seeds - 1)) * spread / math.sqrt(seeds)
     return Comparison(mean, mean - reach, mean + reach, p, level, spread * _detectable(seeds, LEVEL / count), seeds)
 
 
@@ -166,9 +164,9 @@ class Curves:
         mean = differences.mean(0)
         reach = stats.t.isf(level / 2, len(rows) - 1) * differences.std(0, ddof=1) / math.sqrt(len(rows))
         return Sizes(
-            low=_from_here_on(logs, mean <= reach),
-            middle=_from_here_on(logs, mean <= 0),
-            high=_from_here_on(logs, mean < -reach),
+            low=_first(logs, mean <= reach),
+            middle=_first(logs, mean <= 0),
+            high=_first(logs, mean < -reach),
             smallest=float(self._sizes[0]),
         )
 
@@ -176,22 +174,21 @@ class Curves:
 _STEPS = 400
 
 
-def _from_here_on(logs: np.ndarray, holds: np.ndarray) -> float | None:
-    """The size after the last one at which something does not hold."""
-    failing = np.flatnonzero(~holds)
-    first = failing[-1] + 1 if len(failing) else 0
-    return float(10 ** logs[first]) if first < len(logs) else None
+def _first(logs: np.ndarray, holds: np.ndarray) -> float | None:
+    """The smallest size at which something holds: larger networks may be worse, and nobody has to take those."""
+    found = np.flatnonzero(holds)
+    return float(10 ** logs[found[0]]) if len(found) else None
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """From which size on an arm scores as another one does; None where no size does, up to the largest.
+    """The smallest size at which an arm scores as another one does; None where no size does, up to the largest.
 
     Attributes:
-        low: From here on it is not shown that it scores worse.
-        middle: From here on it does not score worse on average.
-        high: From here on it is shown that it scores better.
-        smallest: The arm's smallest size: what is said to be from there on may hold below it, too.
+        low: The first at which it is not shown that it scores worse.
+        middle: The first at which it does not score worse on average.
+        high: The first at which it is shown that it scores better.
+        smallest: The arm's smallest size: what is said of it may hold below it, too.
     """
 
     low: float | None

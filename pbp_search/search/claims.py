@@ -242,6 +242,13 @@ class Claims:
         return True
 
 
+def put_back(study: optuna.Study, claims: Claims, storage: RDBStorage) -> None:
+    """Let the trials wait whose workers have been stopped with us: that is no restart after a death."""
+    with claims.deciding():
+        for trial in claims.abandoned(study.get_trials(deepcopy=False)):
+            storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
 def put_in_order(name: str, study: optuna.Study, claims: Claims, storage: RDBStorage, identity: str) -> None:
     """Let the trials of a study wait whose workers have died, while deciding; nobody may be at any other.
 

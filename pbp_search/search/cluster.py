@@ -16,6 +16,7 @@ from typing import Any
 import joblib
 
 from pbp_search.errors import InputError, StorageError
+from pbp_search.search.plans import Planned
 from pbp_search.search.rungs import Outcome
 from pbp_search.search.setup import Setup
 from pbp_search.search.worker import Worker
@@ -92,14 +93,14 @@ def flagged(setup: Setup) -> Iterator[Setup]:
         flag.unlink(missing_ok=True)
 
 
-def call_in_cluster(setup: Setup, trials: int | None, deadline: float | None) -> tuple[Callable[..., Any], Any, Any]:
+def call_in_cluster(setup: Setup, trials: int | Planned, deadline: float | None) -> tuple[Callable[..., Any], Any, Any]:
     """The call of joblib's for one rung."""
     # Dask's own serialisation would look for a user's task file, which only this process has loaded, by its name.
     call: tuple[Callable[..., Any], Any, Any] = joblib.delayed(_run_one)(packed(setup), trials, deadline)
     return call
 
 
-def _run_one(setup: bytes, trials: int | None, deadline: float | None) -> Outcome | None:
+def _run_one(setup: bytes, trials: int | Planned, deadline: float | None) -> Outcome | None:
     """One rung, in a worker of the cluster."""
     with _one_at_a_time:  # should it have several threads after all: the random numbers of torch are the process's
         return _worker(setup).run_one(trials, deadline)

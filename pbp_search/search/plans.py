@@ -6,15 +6,63 @@ samplers, promotion and stagnation, does not see them.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pbp_search.search.rungs import PLAN, STEPS, Plan, Rung
+from pbp_search.search.rungs import PLAN, STEPS, Plan, Rung, Rungs, plan_of
 from pbp_search.training import Step
 
 _WIDTH = "width"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Which planned chains are wanted: those of a comparison, up to a number of replicates."""
+
+    comparison: str
+    replicates: int
+
+    def among(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """The trials of these chains."""
+        return [trial for trial in trials if PLAN in trial.user_attrs and self._wants(trial.user_attrs[PLAN])]
+
+    def _wants(self, plan: dict[str, Any]) -> bool:
+        return bool(plan["comparison"] == self.comparison and plan["replicate"] < self.replicates)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """How far a planned chain is.
+
+    Attributes:
+        first: Its first trial.
+        rungs: What it has reached.
+        failed: Whether one of its trials has failed: it does not go on.
+    """
+
+    first: int
+    rungs: tuple[Rung, ...]
+    failed: bool
+
+
+def chains_of(trials: Iterable[FrozenTrial], rungs: Rungs) -> dict[Plan, Chain]:
+    """The planned chains among a study's trials."""
+    parts: dict[Plan, list[FrozenTrial]] = {}
+    for trial in trials:
+        plan = plan_of(trial)
+        if plan is not None:
+            parts.setdefault(plan, []).append(trial)
+    return {
+        plan: Chain(
+            first=own[0].number,
+            rungs=tuple(rungs.of(own)),
+            failed=any(trial.state == TrialState.FAIL for trial in own),
+        )
+        for plan, own in parts.items()
+    }
 
 
 def waiting_trial(plan: Plan, like: FrozenTrial) -> FrozenTrial:
@@ -51,11 +99,6 @@ def is_planned(trial: FrozenTrial) -> bool:
 def searched(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that the search has made."""
     return [trial for trial in trials if not is_planned(trial)]
-
-
-def planned(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials of planned chains."""
-    return [trial for trial in trials if is_planned(trial)]
 
 
 def next_planned(rungs: Sequence[Rung], continued: Iterable[int]) -> tuple[Rung, Step] | None:

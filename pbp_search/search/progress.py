@@ -154,6 +154,12 @@ def sentence(trial: FrozenTrial, metric: str, size: Size) -> str:
     return f"Trial {rung.trial} {what}: {metric} {milestone.score:.4g}, {milestone.size(size):,} {unit}{refused}."
 
 
+def told(trial: FrozenTrial, metric: str, size: Size) -> str:
+    """What came of a finished trial, for the log."""
+    failed = trial.state == TrialState.FAIL
+    return place_of_failure(trial) if failed else sentence(trial, metric, size)
+
+
 def place_of_failure(trial: FrozenTrial) -> str:
     """Where a trial failed: its traceback's last frame."""
     frames = str(trial.user_attrs.get(TRACEBACK, "")).splitlines()

@@ -27,6 +27,7 @@ MILESTONE = "milestone"
 CHECKPOINT = "checkpoint"
 FAILURE = "failure"
 PLAN = "plan"
+COMPARISON = "comparison"  # of the study
 TRACEBACK = "traceback"
 
 # The parameters that say which rung a trial is; the second one is there where the space has pruning steps.
@@ -41,7 +42,8 @@ class Plan(Settings):
     """A chain that is wanted. Two that are equal are one.
 
     Attributes:
-        arm: What it is trained for.
+        comparison: What it is trained for.
+        arm: Its part there.
         group: Tells the networks of an arm apart.
         replicate: Chains of different arms with the same number are compared with each other.
         start: Tells the starts of one network and replicate apart.
@@ -50,6 +52,7 @@ class Plan(Settings):
             away there are no others, but it is pruned all the same.
     """
 
+    comparison: str
     arm: str
     group: int
     replicate: int

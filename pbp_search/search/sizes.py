@@ -36,8 +36,9 @@ class NetworkSizes:
         """The parameters of a configuration's network with a number of generations."""
         return self.size(config, dendrites, "parameters")
 
-    def size(self, config: TrialConfig, dendrites: int, kind: Size) -> int:
-        """A size of a configuration's network with a number of generations, as its milestone will have it.
+    def size(self, config: TrialConfig, dendrites: int, kind: Size | Literal["weights"]) -> int:
+        """A size of a configuration's network with a number of generations, as its milestone will have it; or how many
+        weights it has that can be pruned.
 
         Raises:
             TaskError: The task cannot build the network: not all widths have been tried before.

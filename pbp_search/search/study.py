@@ -14,12 +14,12 @@ from pbp_search.errors import CheckpointError, SettingsError, StudyError
 from pbp_search.front import Front, Point
 from pbp_search.home import Home, StudyFolder, check_name, dated_name
 from pbp_search.search.checkpoints import Checkpoints
-from pbp_search.search.claims import Claims, put_in_order
+from pbp_search.search.claims import Claims, put_back, put_in_order
 from pbp_search.search.definition import DEFINITION, FOLDER, Definition, define, same_study
-from pbp_search.search.plans import planned, searched, waiting_trial
-from pbp_search.search.progress import Progress, place_of_failure, progress_of, sentence
+from pbp_search.search.plans import Chain, Planned, chains_of, searched, waiting_trial
+from pbp_search.search.progress import Progress, progress_of, told
 from pbp_search.search.recording import record_end, record_missing
-from pbp_search.search.rungs import FAILURE, Outcome, Plan, Rung, Rungs, best_of, front_of, plan_of, trials_of
+from pbp_search.search.rungs import COMPARISON, FAILURE, Outcome, Plan, Rung, Rungs, best_of, front_of, trials_of
 from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.setup import Setup
 from pbp_search.search.sizes import NetworkSizes
@@ -141,25 +141,35 @@ class Study:
         return created
 
     def plan(self, plans: Mapping[Plan, int]) -> None:
-        """Let chains be trained by the next run without a number of trials, unless they are planned or trained already.
+        """Let chains of a comparison be trained by the next run for it, unless they are planned already.
 
         Args:
             plans: The chains, in the order in which they are to start, each with a trial of the study that has the same
-                settings.
+                settings. All are of one comparison, which from now on is the study's.
         """
         storage = open_storage(self.folder.home, self._storage, create=False)
         with shared_lock(storage, self.folder.identity):
             same_study(self.name, self.folder.identity, storage)
             trials = trials_of(self._optuna)
-            known = {plan_of(trial) for trial in planned(trials)}
+            known = chains_of(trials, self._rungs)
             for plan, like in plans.items():
                 if plan not in known:
                     storage.create_new_trial(self._optuna._study_id, waiting_trial(plan, trials[like]))
+            for plan in list(plans)[:1]:  # all are there now
+                self._optuna.set_user_attr(COMPARISON, plan.comparison)
+
+    def comparison(self) -> str | None:
+        """The comparison that was planned last, as a whole."""
+        return self._optuna.user_attrs.get(COMPARISON)
+
+    def chains(self) -> dict[Plan, Chain]:
+        """All planned chains."""
+        return chains_of(self._trials(), self._rungs)
 
     def run(
         self,
         task: Task,
-        trials: int | None,
+        trials: int | Planned,
         *,
         timeout: float | None = None,
         stagnation: int | None = None,
@@ -179,7 +189,7 @@ class Study:
 
         Args:
             task: The study's task.
-            trials: Finished trials to reach, failed ones included and planned ones apart; None for planned ones only.
+            trials: Finished trials to reach, failed ones included and planned ones apart; or planned ones.
             timeout: No rung starts after this many seconds, and running ones are stopped at the end of their epoch, be
                 it the neurons' or a module's dendrites'; the next run does those again.
             stagnation: No rung starts when as many trials have finished since the front last got better: see
@@ -208,7 +218,7 @@ class Study:
         from pbp_search.tracking import Tracker
 
         counts = {
-            "trials": trials,
+            "trials": trials.replicates if isinstance(trials, Planned) else trials,
             "workers": workers,
             "timeout": timeout,
             "stagnation": stagnation,
@@ -260,7 +270,7 @@ class Study:
                 self._tidy(checkpoints, NetworkSizes(task), recorded)  # what a worker that was killed did not
             except BaseException as error:
                 with if_possible():
-                    self._put_back_abandoned()
+                    put_back(self._optuna, Claims(self.folder, self._optuna, storage), storage)
                 with if_possible():
                     interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
                     record_end(self, tracker, "KILLED" if interrupted else "FAILED")
@@ -276,22 +286,13 @@ class Study:
 
         checkpoints.tidy(self._trials(), self.rungs(), self.front(), steps, recorded)
 
-    def _put_back_abandoned(self) -> None:
-        """Let the trials wait whose workers have been stopped with us: that is no restart after a death."""
-        storage = open_storage(self.folder.home, self._storage, create=False)
-        claims = Claims(self.folder, self._optuna, storage)
-        with claims.deciding():
-            for trial in claims.abandoned(trials_of(self._optuna)):
-                storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-
     def _tell(self, outcome: Outcome) -> None:
         # Here and not in the workers: those may be other processes, whose logs nobody sees.
         if outcome.failure is not None:
             logger.warning("Trial %d failed: %s", outcome.trial, outcome.failure)
         if logger.isEnabledFor(logging.INFO):  # or the storage would be read for nothing
-            trial, own = self._trials()[outcome.trial], self.definition
-            told = outcome.failure is None
-            logger.info("%s", sentence(trial, own.metric, own.size) if told else place_of_failure(trial))
+            own = self.definition
+            logger.info("%s", told(self._trials()[outcome.trial], own.metric, own.size))
 
     def progress(self) -> Progress:
         """How far the search is, whoever runs it."""

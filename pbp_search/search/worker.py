@@ -23,7 +23,7 @@ from pbp_search.errors import CheckpointError, SettingsError, StorageError, Trai
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import MOST_RESTARTS, Claim, Claims, restarts_of
 from pbp_search.search.definition import renamed, same_study
-from pbp_search.search.plans import is_planned, next_planned, planned, searched
+from pbp_search.search.plans import Planned, is_planned, next_planned, searched
 from pbp_search.search.promotion import next_continuation
 from pbp_search.search.recording import record_of
 from pbp_search.search.rungs import (
@@ -94,12 +94,12 @@ class Worker:
             name: IntDistribution(0, number) for name, number in most.items()
         }
 
-    def run_one(self, trials: int | None, deadline: float | None) -> Outcome | None:
+    def run_one(self, trials: int | Planned, deadline: float | None) -> Outcome | None:
         """Train one rung.
 
         Args:
             trials: No rung is started when this many have finished or are being trained, planned ones apart. Nor is one
-                while the front stagnates, if the setup has a number of trials for that. None for planned ones only.
+                while the front stagnates, if the setup has a number of trials for that. Or the planned ones wanted.
             deadline: No rung is started after this time, in seconds since the epoch, and a running one is stopped at
                 the end of its epoch: the next run does it again.
 
@@ -139,14 +139,12 @@ class Worker:
         return (deadline is not None and time.time() >= deadline) or (flag is not None and not flag.exists())
 
     @patient
-    def _is_done(self, target: int | None) -> bool:
-        everything = trials_of(self._study)
-        trials = _concerned(everything, target)
-        if target is None:
-            return all(trial.state.is_finished() for trial in trials) and self._next_planned(everything) is None
-        if sum(trial.state.is_finished() for trial in trials) >= target:
-            return True
-        return all(trial.state.is_finished() for trial in trials) and self._stagnates(trials)
+    def _is_done(self, target: int | Planned) -> bool:
+        trials = _concerned(trials_of(self._study), target)
+        finished = sum(trial.state.is_finished() for trial in trials)
+        if isinstance(target, Planned):
+            return finished == len(trials) and self._next_planned(trials) is None
+        return finished >= target or (finished == len(trials) and self._stagnates(trials))
 
     def _stagnates(self, trials: Sequence[FrozenTrial]) -> bool:
         window = self._setup.stagnation
@@ -156,7 +154,7 @@ class Worker:
         return stagnated(own, self._rungs.of(own), window, self._setup.task.direction, self._setup.size)
 
     @patient
-    def _claim(self, target: int | None) -> Claim | None:
+    def _claim(self, target: int | Planned) -> Claim | None:
         self._history.clear()
         with self._claims.deciding():
             if self._storage.get_study_name_from_id(self._study._study_id) != self._setup.study:
@@ -168,12 +166,15 @@ class Worker:
                     return None
                 concerned = _concerned(trials, target)
                 begun = sum(each.state.is_finished() or each.state == TrialState.RUNNING for each in concerned)
-                if target is not None and begun >= target:
+                if isinstance(target, Planned):
+                    trial = self._planned(concerned)
+                elif begun >= target:
                     return None
-                trial = self._waiting(concerned) if target is not None else self._planned(concerned)
+                else:
+                    trial = self._waiting(concerned)
             if trial is not None:
                 self._checkpoints.discard(trial, self._storage)
-            elif target is not None and not self._stagnates(trials):
+            elif not isinstance(target, Planned) and not self._stagnates(trials):
                 trial = self._continued(self._promoted(trials)) or self._new()
             return None if trial is None else self._claims.take(self._latest(trial))
 
@@ -198,8 +199,7 @@ class Worker:
         return next_continuation(trials, rungs, setup.space.steps, setup.task.direction, setup.size, self._next_size)
 
     def _next_planned(self, trials: Sequence[FrozenTrial]) -> tuple[Rung, Step] | None:
-        own = planned(trials)
-        return next_planned(self._rungs.of(own), (trial for trial, _ in continued_by(own)))
+        return next_planned(self._rungs.of(trials), (trial for trial, _ in continued_by(trials)))
 
     def _continued(self, found: tuple[Rung, Step] | None) -> FrozenTrial | None:
         if found is None:
@@ -395,5 +395,5 @@ class Worker:
             logger.warning("Trial %d is not in MLflow yet, the study's next run records it: %s", number, said(error))
 
 
-def _concerned(trials: Sequence[FrozenTrial], target: int | None) -> list[FrozenTrial]:
-    return planned(trials) if target is None else searched(trials)
+def _concerned(trials: Sequence[FrozenTrial], target: int | Planned) -> list[FrozenTrial]:
+    return target.among(trials) if isinstance(target, Planned) else searched(trials)

@@ -17,6 +17,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from pbp_search.errors import SettingsError, TrainingError
 from pbp_search.search.cluster import Cluster, call_in_cluster, flagged
+from pbp_search.search.plans import Planned
 from pbp_search.search.rungs import Outcome
 from pbp_search.search.setup import Setup
 from pbp_search.search.worker import Worker
@@ -44,13 +45,13 @@ def cluster_of(backend: Backend, scheduler: str | None) -> Cluster | None:
 
 
 def run_workers(
-    setup: Setup, trials: int | None, deadline: float | None, workers: int | None, cluster: Cluster | None = None
+    setup: Setup, trials: int | Planned, deadline: float | None, workers: int | None, cluster: Cluster | None = None
 ) -> Iterator[Outcome]:
     """Run rungs until a study has a number of finished trials, and yield each as it finishes.
 
     Args:
         setup: The study.
-        trials: Finished trials to reach, those of earlier runs included; None for planned ones only.
+        trials: Finished trials to reach, those of earlier runs included; or the planned ones.
         deadline: No rung starts after this time, in seconds since the epoch.
         workers: How many at a time. 1, the default, runs in this process, more in processes of their own.
         cluster: Where they run instead; in all its workers by default.
@@ -79,7 +80,7 @@ def run_workers(
                 return
 
 
-def _here(setup: Setup, trials: int | None, deadline: float | None) -> Iterator[Outcome]:
+def _here(setup: Setup, trials: int | Planned, deadline: float | None) -> Iterator[Outcome]:
     threads = torch.get_num_threads()
     worker = Worker(setup)
     while True:
@@ -95,7 +96,7 @@ def _here(setup: Setup, trials: int | None, deadline: float | None) -> Iterator[
 
 
 def _elsewhere(
-    setup: Setup, trials: int | None, deadline: float | None, workers: int, cluster: Cluster | None
+    setup: Setup, trials: int | Planned, deadline: float | None, workers: int, cluster: Cluster | None
 ) -> Iterator[Outcome]:
     exhausted = False
     arguments = {"return_as": "generator_unordered", "pre_dispatch": workers, "batch_size": 1}
@@ -128,7 +129,7 @@ def pool_of(workers: int, **arguments: Any) -> joblib.Parallel:
     return joblib.Parallel(workers, backend="loky", initializer=_begin, initargs=(os.getpid(),), **arguments)
 
 
-def _run_one(setup: Setup, parent: int, trials: int | None, deadline: float | None) -> Outcome | None:
+def _run_one(setup: Setup, parent: int, trials: int | Planned, deadline: float | None) -> Outcome | None:
     """One rung, in a worker process."""
     return _worker(setup, parent).run_one(trials, deadline)
 

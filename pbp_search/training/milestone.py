@@ -233,15 +233,17 @@ def linear_network(task: Task, source: Source) -> nn.Module:
     where those are logits.
 
     Raises:
-        TaskError: A batch's inputs are not one tensor, or the outputs are none of shape (N,) or (N, C).
+        TaskError: A batch's inputs are not one tensor of floating-point numbers, or the outputs are none of shape (N,)
+            or (N, C).
     """
     inputs = first_batch(source, 2)[0]
     with torch.no_grad():
         outputs = called(task.model(task.widths[0]).eval(), inputs)
-    if not isinstance(inputs, Tensor) or not isinstance(outputs, Tensor) or outputs.ndim not in (1, 2):
+    fits = isinstance(outputs, Tensor) and outputs.ndim in (1, 2)
+    if not fits or not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         raise TaskError(
-            f"The task {task.name!r} has no linear network: that needs inputs that are one tensor, and outputs of "
-            "shape (N,) or (N, C)."
+            f"The task {task.name!r} has no linear network: that needs inputs that are one tensor of floating-point "
+            "numbers, and outputs of shape (N,) or (N, C)."
         )
     layer = nn.Linear(inputs[0].numel(), 1 if outputs.ndim == 1 else outputs.shape[1])
     return nn.Sequential(nn.Flatten(), layer, *([nn.Flatten(0)] if outputs.ndim == 1 else []))

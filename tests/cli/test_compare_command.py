@@ -8,7 +8,7 @@ import pytest
 from pbp_search.cli.compare import show, train
 from pbp_search.compare import picks_of, plans_of
 from pbp_search.compare.arms import best_settings
-from pbp_search.errors import StudyError
+from pbp_search.errors import PbpSearchError, StudyError
 from pbp_search.home import Home
 from pbp_search.search import Study
 from tests.quick_studies import Dots, quick_space, quick_study
@@ -74,6 +74,6 @@ def test_dendrites_help_where_they_must(home: Home, capsys: pytest.CaptureFixtur
 def test_a_budget_that_is_too_small_says_so_and_the_same_command_goes_on(home: Home) -> None:
     study = quick_study(home, space=quick_space(width=2, dendrites=1))
     study.run(Dots(), 12)
-    with pytest.raises(StudyError, match="of 2 seeds of the comparison are complete, and two are needed"):
+    with pytest.raises(PbpSearchError, match="of 2 seeds of the comparison are complete, and two are needed"):
         train(study, Dots(), 2, budget=0.05, quiet=True)
     assert {row.replicate for row in train(study, Dots(), 2, quiet=True).rows} == {0, 1}

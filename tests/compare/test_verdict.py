@@ -57,6 +57,7 @@ def results(gap: float, seed: int = 0, replicates: int = 10, direction: Directio
         task="t",
         metric="accuracy",
         direction=direction,
+        size="parameters",
         samples=(1, 1, 1),
         searched=9,
         search_epochs=90,
@@ -64,6 +65,7 @@ def results(gap: float, seed: int = 0, replicates: int = 10, direction: Directio
         machine="",
         space={},
         replicates=replicates,
+        lost=0,
         rows=tuple(rows),
     )
 
@@ -127,7 +129,8 @@ def test_fewer_than_two_replicates_say_nothing_and_few_say_so() -> None:
     with pytest.raises(ValueError, match="needs two replicates at least, not 1"):
         findings(results(0.0, replicates=1), "parameters")
     weak = findings(results(0.0, replicates=3), "parameters")
-    assert "weak" in sentences(weak, "accuracy")[-1]
+    assert not weak.claims
+    assert "no ground for a claim: 10 are" in sentences(weak, "accuracy")[-1]
 
 
 def test_the_verdict_is_computed_from_the_raw_results_again() -> None:

@@ -9,16 +9,18 @@ from torch import nn
 from pbp_search.errors import TaskError
 from pbp_search.home import Home
 from pbp_search.search import Rung, Study
+from pbp_search.search.plans import Planned
 from pbp_search.search.rungs import Plan
 from pbp_search.training import Data, Step, TrialConfig, is_deep, linear_network
 from tests.quick_studies import Dots, checkpoint_file, quick_config, quick_study, recorded
 
 TRIALS = 9
+WANTED = Planned("1", 10)
 
 
 def plan(*steps: Step, replicate: int = 0, **changes: object) -> Plan:
     config = quick_config(seed=replicate, **changes)
-    return Plan(arm="arm", group=0, replicate=replicate, start=0, config=config, steps=steps)
+    return Plan(comparison="1", arm="arm", group=0, replicate=replicate, start=0, config=config, steps=steps)
 
 
 PLANS = [
@@ -46,7 +48,7 @@ def chain(study: Study, wanted: Plan) -> list[Rung]:
 
 def run(study: Study, plans: Sequence[Plan], workers: int = 1) -> None:
     study.plan(dict.fromkeys(plans, 0))
-    study.run(Dots(), None, workers=workers)
+    study.run(Dots(), WANTED, workers=workers)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -94,7 +96,7 @@ def test_a_run_with_a_number_of_trials_leaves_planned_chains_waiting(study: Stud
     study.plan(dict.fromkeys(PLANS, 0))
     study.run(Dots(), TRIALS + 2)
     assert not planned(study)
-    study.run(Dots(), None)
+    study.run(Dots(), WANTED)
     assert len(planned(study)) >= len(PLANS)
     assert study.progress().finished == TRIALS + 2
 
@@ -118,7 +120,7 @@ def test_networks_of_another_depth(home: Home) -> None:
     study = quick_study(home, Deep())
     study.run(Deep(), 1)
     study.plan({plan(width=2, depth=3): 0})
-    study.run(Deep(), None)
+    study.run(Deep(), WANTED)
     assert planned(study)[0].milestone.parameters == 6 + 6 + 6 + 6
     assert is_deep(Deep())
     assert not is_deep(Dots())
