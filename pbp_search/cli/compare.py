@@ -133,14 +133,14 @@ def train(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pbp_search.compare import complete_replicates, planned_before, plans_of, results_of
+    from pbp_search.compare import complete_replicates, plans_of, results_of
     from pbp_search.errors import PbpSearchError
     from pbp_search.search.plans import Planned
 
     data = task.data()
-    plans = {} if anew else planned_before(study, seeds)
-    plans = plans or plans_of(study, task, data, seeds, sizes, max_params)
-    study.plan(plans)
+    if anew or study.comparison() is None:
+        study.plan(plans_of(study, task, data, sizes, max_params))
+    plans = study.planned(seeds)
     wanted = Planned(next(iter(plans)).comparison, seeds)
     there = sum(len(chain.rungs) for plan, chain in study.chains().items() if plan in plans)
     total = sum(1 + len(plan.steps) for plan in plans)
@@ -176,7 +176,8 @@ def show(study: "Study", results: "Results", tracking_uri: str | None = None, qu
     """Print the verdict, and write it into the study's folder and on its MLflow run."""
     from pbp_search.cli.tables import print_table
     from pbp_search.compare import findings
-    from pbp_search.compare.figures import comparison_table, publish_comparison, sentences
+    from pbp_search.compare.figures import comparison_table, sentences
+    from pbp_search.compare.page import publish_comparison
 
     kinds: list[Size] = ["parameters", "weight_bytes"]
     if results.size == "macs":

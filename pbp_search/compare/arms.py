@@ -19,21 +19,21 @@ Every chain is trained once for each replicate, and all arms start from the same
 import inspect
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from pbp_search.compare.searched import gap_to_front
 from pbp_search.dendrites import DendriteSpec
 from pbp_search.errors import StudyError, TaskError
 from pbp_search.search import Rung, Study
 from pbp_search.search.rungs import Plan, front_of
 from pbp_search.search.sizes import NetworkSizes
 from pbp_search.search.values import Choices, corners
-from pbp_search.training import Data, Direction, Size, Step, Task, TrialConfig, is_deep, linear_network
+from pbp_search.training import Data, Direction, Step, Task, TrialConfig, is_deep, linear_network
 from pbp_search.training.pruning import left_after
-from pbp_search.training.streams import key
 
 CONTROLS = ("sham", "gradient", "random")
 
@@ -93,16 +93,13 @@ def _spread(study: Study, rungs: Sequence[Rung], count: int) -> list[Rung]:
     return [front[number] for number in sorted(chosen)]
 
 
-def plans_of(
-    study: Study, task: Task, data: Data[Any], replicates: int, sizes: int, max_params: int | None = None
-) -> dict[Plan, int]:
-    """All chains of a new comparison, replicate by replicate, each with a trial of the search that has its settings.
+def plans_of(study: Study, task: Task, data: Data[Any], sizes: int, max_params: int | None = None) -> dict[Plan, int]:
+    """The chains of a new comparison, for one replicate, each with a trial of the search that has its settings.
 
     Args:
         study: The search.
         task: Its task.
         data: The task's.
-        replicates: How often each chain is trained.
         sizes: At how many sizes arms are compared, if the front has as many.
         max_params: The most parameters that a network with dendrites may have.
 
@@ -110,11 +107,10 @@ def plans_of(
         StudyError: The study has no network with dendrites.
         TaskError: The task cannot build a network.
     """
-    chains = _Arms(study, task, data, picks_of(study, sizes, max_params)).chains
-    comparison = str(1 + len({plan.comparison for plan in study.chains()}))
-    first = {
+    number = str(1 + int(study.comparison() or 0))
+    return {
         Plan(
-            comparison=comparison,
+            comparison=number,
             arm=chain.arm,
             group=chain.group,
             replicate=0,
@@ -122,32 +118,8 @@ def plans_of(
             config=chain.config,
             steps=chain.steps,
         ): chain.like
-        for chain in chains
+        for chain in _Arms(study, task, data, picks_of(study, sizes, max_params)).chains
     }
-    return _replicated(study, first, replicates)
-
-
-def planned_before(study: Study, replicates: int) -> dict[Plan, int]:
-    """The chains of the study's last comparison, however its search has gone on since; none if it has none.
-
-    Args:
-        study: The search.
-        replicates: How often each chain is trained.
-    """
-    comparison = study.comparison()
-    first = {plan: chain.first for plan, chain in study.chains().items() if plan.comparison == comparison}
-    return _replicated(study, {plan: trial for plan, trial in first.items() if plan.replicate == 0}, replicates)
-
-
-def _replicated(study: Study, first: Mapping[Plan, int], replicates: int) -> dict[Plan, int]:
-    """The chains of all replicates from those of the first. Those of one replicate and start have the same seed."""
-    plans: dict[Plan, int] = {}
-    for replicate in range(replicates):
-        for plan, like in first.items():
-            seed = key(study.definition.seed, "replicate", replicate, plan.start) % 2**31
-            config = plan.config.model_copy(update={"seed": seed})
-            plans[plan.model_copy(update={"replicate": replicate, "config": config})] = like
-    return plans
 
 
 @dataclass(frozen=True)
@@ -298,20 +270,14 @@ def best_settings(plain: Sequence[Rung], size: float, direction: Direction) -> l
         size: In parameters.
         direction: Of the score.
     """
-    sign = 1 if direction == "maximize" else -1
-    kind: Size = "parameters"
 
     def distance(rung: Rung) -> float:
-        return abs(math.log(rung.milestone.size(kind) / size))
-
-    def gap(rung: Rung) -> float:
-        small = (other for other in plain if other.milestone.size(kind) <= rung.milestone.size(kind))
-        return max(sign * other.milestone.score for other in small) - sign * rung.milestone.score
+        return abs(math.log(rung.milestone.parameters / size))
 
     nearest = sorted(plain, key=distance)
     near = [rung for rung in nearest if distance(rung) <= math.log(_NEAR)]
     candidates = near if len(near) >= _FEWEST else nearest[:_FEWEST]
-    return sorted(candidates, key=lambda rung: (gap(rung), distance(rung)))
+    return sorted(candidates, key=lambda rung: (gap_to_front(rung, plain, direction), distance(rung)))
 
 
 def _searched(study: Study) -> list[Rung]:

@@ -31,6 +31,7 @@ class _Other:
 
     scores: np.ndarray
     one_start: np.ndarray
+    seconds: float
     curves: Curves | None = None
     size: int | None = None
 
@@ -101,6 +102,7 @@ class _Comparing:
                 score=self.sign * float(other.scores.mean()),
                 comparison=compared[arm, group],
                 one_start=float((own - other.one_start).mean()),
+                seconds=other.seconds,
                 sizes=other.curves.sizes_of(list(own), compared[arm, group].level) if other.curves else None,
                 size=other.size,
             )
@@ -116,6 +118,7 @@ class _Comparing:
             kept=sum(row.dendrites == generations for row in rows),
             pruned=max(row.pruned for row in rows),
             score=self.sign * float(own.mean()),
+            seconds=_mean_seconds(rows),
             gaps=tuple(gaps),
             missing=missing,
         )
@@ -129,47 +132,65 @@ class _Comparing:
         trainings = 1 + max(row.requested for row in own)
         if arm in CONTROLS:
             ends = self._ends(groups.get(group, []))
-            return None if ends is None else _Other(self._scores(ends), self._scores(ends), size=self._size(ends))
+            if ends is None:
+                return None
+            scores = self._scores(ends)
+            return _Other(scores, scores, _mean_seconds(ends), size=self._size(ends))
         if arm == "linear":
-            for rows in groups.values():
-                best, first = self._ends(rows, trainings), self._ends(rows, 1)
-                if best and first and self._size(best) <= self._size(own):
-                    return _Other(self._scores(best), self._scores(first), size=self._size(best))
-            return None
+            return self._linear(groups, own, trainings)
         sizes = [row.size(self.kind) for row in own]
         if arm == "pruned":
-            curves = first_curves = self._most_promising([self._by_step(rows) for rows in groups.values()], sizes)
+            networks = self._most_promising([self._by_step(rows) for rows in groups.values()], sizes)
+            spent = {self._size(rows): _mean_seconds(rows) for rows in networks}
+            first = networks
         else:
-            curves = self._curves([self._ends(rows, trainings) for rows in groups.values()])
-            first_curves = self._curves([self._ends(rows, 1) for rows in groups.values()])
+            networks = _whole(self._ends(rows, trainings) for rows in groups.values())
+            first = _whole(self._ends(rows, 1) for rows in groups.values())
+            spent = {self._size(rows): self._all_starts(groups[rows[0].group], trainings) for rows in networks}
+        curves, first_curves = self._curves(networks), self._curves(first)
         if curves is None or first_curves is None or not all(map(curves.covers, sizes)):
             return None
-        return _Other(curves.at(sizes), first_curves.at(sizes), curves)
+        places = sorted(spent)
+        near = np.interp(np.log(self._size(own)), np.log(places), [spent[place] for place in places])
+        return _Other(curves.at(sizes), first_curves.at(sizes), float(near), curves)
 
-    def _most_promising(self, candidates: "list[list[list[Row] | None]]", sizes: Sequence[int]) -> Curves | None:
-        """The curves of the network whose pruned ones are best at some sizes, by the mean validation score."""
-        best: tuple[float, Curves] | None = None
+    def _linear(self, groups: dict[int, list[Row]], own: list[Row], trainings: int) -> _Other | None:
+        """A linear network, where it is not larger."""
+        for rows in groups.values():
+            best, first = self._ends(rows, trainings), self._ends(rows, 1)
+            if best and first and self._size(best) <= self._size(own):
+                seconds = self._all_starts(rows, trainings)
+                return _Other(self._scores(best), self._scores(first), seconds, size=self._size(best))
+        return None
+
+    def _most_promising(self, candidates: Iterable[list[list[Row]]], sizes: Sequence[int]) -> list[list[Row]]:
+        """The networks of the chain whose pruned ones are best at some sizes, by the mean validation score."""
+        best: tuple[float, list[list[Row]]] | None = None
         for networks in candidates:
-            validated, test = self._curves(networks, validation=True), self._curves(networks)
-            if validated is not None and test is not None and all(map(validated.covers, sizes)):
+            validated = self._curves(networks, validation=True)
+            if validated is not None and all(map(validated.covers, sizes)):
                 mean = float(validated.at(sizes).mean())
                 if best is None or mean > best[0]:
-                    best = mean, test
-        return None if best is None else best[1]
+                    best = mean, networks
+        return [] if best is None else best[1]
 
-    def _by_step(self, rows: list[Row]) -> "list[list[Row] | None]":
-        """The networks of a chain by their number of pruning steps."""
+    def _by_step(self, rows: list[Row]) -> list[list[Row]]:
+        """The networks of a chain by their number of pruning steps, those that are whole."""
         steps: dict[int, list[Row]] = defaultdict(list)
         for row in rows:
             steps[row.pruned].append(row)
-        return [self._ends(some) for some in steps.values()]
+        return _whole(self._ends(some) for some in steps.values())
 
-    def _curves(self, networks: "Sequence[list[Row] | None]", validation: bool = False) -> Curves | None:
-        """A curve for each replicate over some networks, those that are whole, each with one row a replicate."""
-        by_size = {self._size(rows): self._scores(rows, validation) for rows in networks if rows is not None}
+    def _curves(self, networks: Iterable[list[Row]], validation: bool = False) -> Curves | None:
+        """A curve for each replicate over some networks, each with one row a replicate."""
+        by_size = {self._size(rows): self._scores(rows, validation) for rows in networks}
         if len(by_size) < 2:
             return None
         return Curves(list(by_size), np.array(list(by_size.values())).T.tolist())
+
+    def _all_starts(self, rows: Iterable[Row], starts: int) -> float:
+        """What a network's starts take together, a replicate."""
+        return sum(row.seconds for row in rows if row.start < starts) / len(self.replicates)
 
     def _groups(self, arm: str) -> dict[int, list[Row]]:
         groups: dict[int, list[Row]] = defaultdict(list)
@@ -269,6 +290,14 @@ class _Comparing:
             place = row.arm, row.group, row.replicate, row.start
             ends[place] = max(row.epochs, ends.get(place, 0))
         return sum(ends.values()) / len(self.replicates)
+
+
+def _whole(networks: "Iterable[list[Row] | None]") -> list[list[Row]]:
+    return [rows for rows in networks if rows is not None]
+
+
+def _mean_seconds(rows: Sequence[Row]) -> float:
+    return float(np.mean([row.seconds for row in rows]))
 
 
 def _scaled(comparison: Comparison, factor: float) -> Comparison:

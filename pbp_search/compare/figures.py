@@ -1,6 +1,5 @@
 """A comparison as sentences, a table, and a figure."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,9 +13,8 @@ from rich.table import Table
 from scipy import stats
 
 from pbp_search.compare.results import Results, Row
-from pbp_search.compare.verdict import ALTERNATIVES, FEWEST_SEEDS, AtSize, Findings, Gap, to_dict
+from pbp_search.compare.verdict import ALTERNATIVES, FEWEST_SEEDS, AtSize, Findings, Gap
 from pbp_search.report.figures import ticks_around
-from pbp_search.search import Study
 from pbp_search.training.milestone import UNITS
 
 WHAT = {
@@ -99,29 +97,31 @@ def size_at_equal_score(gap: Gap) -> str:
     return f"{middle}{below} ({low} to {high})"
 
 
-def comparison_table(found: Findings, metric: str) -> Table:
-    """The gaps at each size, against every other arm."""
-    title = f"Test {metric} with dendrites, minus that of other networks ({found.seeds} seeds)"
-    caption = "Intervals at each test's level in Holm's procedure: zero is outside where a difference is shown."
-    table = Table(title=title, caption=caption, box=box.SIMPLE, title_justify="left", padding=(0, 1))
-    for column, justify in (
-        (UNITS[found.kind], "right"),
-        ("kept", "right"),
-        ("score", "right"),
-        ("against", "left"),
-        ("its score", "right"),
-        ("gap", "right"),
-        ("interval", "left"),
-        ("dendrites" if found.claims else "dendrites (weak)", "left"),
-        ("would see", "right"),
-        ("its size at that score", "left"),
-    ):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+COLUMNS = (
+    "size",
+    "kept",
+    "score",
+    "against",
+    "its score",
+    "gap",
+    "interval",
+    "dendrites",
+    "would see",
+    "its size at that score",
+)
+"""What is told of each gap: ``kept`` counts the seeds in which all dendrites stayed, ``would see`` is the gap that is
+shown with a probability of 80%."""
+
+_LEFT = ("against", "interval", "dendrites", "its size at that score")
+
+
+def comparison_rows(found: Findings) -> Iterator[tuple[str, ...]]:
+    """A row for each gap, of :data:`COLUMNS`; what is said of the network with dendrites is said once."""
     for one in found.at:
         for number, gap in enumerate(one.gaps):
             shown = gap.comparison
             first = (size_of(one), f"{one.kept}/{found.seeds}", f"{one.score:.4f}") if number == 0 else ("", "", "")
-            table.add_row(
+            yield (
                 *first,
                 WHAT[gap.arm],
                 f"{gap.score:.4f}",
@@ -131,6 +131,18 @@ def comparison_table(found: Findings, metric: str) -> Table:
                 f"{shown.detectable:.4f}" if math.isfinite(shown.detectable) else "",
                 size_at_equal_score(gap),
             )
+
+
+def comparison_table(found: Findings, metric: str) -> Table:
+    """The gaps at each size, against every other arm."""
+    title = f"Test {metric} with dendrites, minus that of other networks ({found.seeds} seeds)"
+    caption = "Intervals at each test's level in Holm's procedure: zero is outside where a difference is shown."
+    table = Table(title=title, caption=caption, box=box.SIMPLE, title_justify="left", padding=(0, 1))
+    names = {"size": UNITS[found.kind], "dendrites": "dendrites" if found.claims else "dendrites (weak)"}
+    for column in COLUMNS:
+        table.add_column(names.get(column, column), justify="left" if column in _LEFT else "right", no_wrap=True)
+    for row in comparison_rows(found):
+        table.add_row(*row)
     return table
 
 
@@ -232,30 +244,3 @@ def draw_comparison_png(results: Results, found: Findings, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)
-
-
-def write_comparison(results: Results, found: Sequence[Findings], folder: Path) -> None:
-    """Write ``results.json`` (raw), ``verdict.json``, and a figure for each kind of size, as HTML and PNG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(results.model_dump_json(indent=1) + "\n")
-    (folder / "verdict.json").write_text(json.dumps([to_dict(one) for one in found], indent=1) + "\n")
-    for one in found:
-        page = folder / f"{one.kind}.html"
-        draw_comparison(results, one).write_html(page, include_plotlyjs=True, default_height="95vh")
-        draw_comparison_png(results, one, folder / f"{one.kind}.png")
-
-
-def publish_comparison(
-    study: Study, results: Results, found: Sequence[Findings], tracking_uri: str | None = None
-) -> Path:
-    """Write a comparison's files into the study's folder and store them on the study's MLflow run.
-
-    Returns:
-        The folder of the files.
-    """
-    from pbp_search.tracking import Tracker
-
-    folder = study.folder.path / "comparison"
-    write_comparison(results, found, folder)
-    Tracker(study.folder, study.name, tracking_uri).log_files(folder)
-    return folder

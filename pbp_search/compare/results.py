@@ -1,17 +1,25 @@
 """The raw results of a comparison: one row for each network that was trained, all that the verdict is computed from."""
 
+import csv
+import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 
+from pbp_search.compare.searched import choices, importances
 from pbp_search.search import Study
 from pbp_search.search.plans import Chain
 from pbp_search.search.rungs import Plan, Rung
 from pbp_search.settings import Settings
 from pbp_search.training import Data, Direction, Size, Task, evaluate
 from pbp_search.training.device import device_of
+
+_ABOUT = "results.json"
+_ROWS = "networks.csv"
+_DIGITS = 7  # of scores: float32 has no more
 
 
 class Row(Settings):
@@ -76,6 +84,9 @@ class Results(Settings):
         search_seconds: The same, all trials one after the other.
         machine: Where the test part was read, and most likely all was trained.
         space: What was searched.
+        importances: How much each parameter of the search tells networks near its front from others.
+        choices: Of each parameter with choices and each value: how many networks with dendrites of the search had it,
+            and the median of what they lack to its front.
         replicates: How many replicates were wanted.
         lost: Chains that have failed, of the replicates that are complete.
         rows: Those of the replicates that are complete.
@@ -92,9 +103,34 @@ class Results(Settings):
     search_seconds: float
     machine: str
     space: dict[str, str]
+    importances: dict[str, float]
+    choices: dict[str, dict[str, tuple[int, float]]]
     replicates: int
     lost: int
     rows: tuple[Row, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What :meth:`save` has written.
+
+        Raises:
+            OSError: A file is missing.
+            SettingsError: A value is not allowed.
+        """
+        with (folder / _ROWS).open(newline="", encoding="utf-8") as file:
+            rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(file)]
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        return cls.from_dict({**about, "rows": rows})
+
+    def save(self, folder: Path) -> None:
+        """Write ``networks.csv``, a line for each network, and ``results.json``, which has the rest."""
+        about = self.to_dict()
+        rows = about.pop("rows")
+        (folder / _ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        with (folder / _ROWS).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(Row.model_fields), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def results_of(
@@ -139,6 +175,8 @@ def results_of(
         search_seconds=round(sum(seconds for _, seconds in spent)),
         machine=f"{os.cpu_count()} CPU cores, {place.type}, torch {torch.__version__}",
         space=own.space.texts(),
+        importances=importances(study),
+        choices=choices(study),
         replicates=replicates,
         lost=lost,
         rows=tuple(sorted(rows, key=lambda row: row.trial)),
@@ -193,11 +231,15 @@ def _row(rung: Rung, plan: Plan, test: float) -> Row:
         parameters=milestone.parameters,
         weight_bytes=milestone.weight_bytes,
         macs=milestone.macs,
-        validation=milestone.score,
-        test=test,
+        validation=_rounded(milestone.score),
+        test=_rounded(test),
         epochs=milestone.epochs,
         seconds=round(milestone.seconds, 3),
     )
+
+
+def _rounded(score: float) -> float:
+    return float(f"{score:.{_DIGITS}g}")
 
 
 def _count(source: object) -> int | None:

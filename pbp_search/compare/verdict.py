@@ -31,6 +31,7 @@ class Gap:
         score: Its mean test score at the size.
         comparison: Of the paired differences, above zero where dendrites are better, whatever the direction.
         one_start: The mean difference from its first start alone: the rest of its score is what starting anew is worth.
+        seconds: What training takes, with all starts; between the sizes that were trained as between scores.
         sizes: At which sizes the other arm scores the same; None where the arm is a single network.
         size: The other network's size, where the arm is a single one.
     """
@@ -39,6 +40,7 @@ class Gap:
     score: float
     comparison: Comparison
     one_start: float
+    seconds: float
     sizes: Sizes | None
     size: int | None
 
@@ -61,6 +63,7 @@ class AtSize:
             others of the size that it has.
         pruned: Its pruning steps.
         score: Its mean test score.
+        seconds: What training it takes.
         gaps: Against each other arm that has networks around this size.
         missing: The arms that have none, each with the sizes of its smallest and largest network.
     """
@@ -72,6 +75,7 @@ class AtSize:
     kept: int
     pruned: int
     score: float
+    seconds: float
     gaps: tuple[Gap, ...]
     missing: dict[str, tuple[int, int]]
 
@@ -155,6 +159,7 @@ def to_dict(found: Findings) -> dict[str, Any]:
                 "kept": one.kept,
                 "pruned": one.pruned,
                 "score": one.score,
+                "seconds": one.seconds,
                 "against": {gap.arm: _gap(gap) for gap in one.gaps},
                 "not_compared": one.missing,
             }
@@ -178,6 +183,7 @@ def _gap(gap: Gap) -> dict[str, Any]:
         "score": gap.score,
         **shown,
         "one_start": gap.one_start,
+        "seconds": gap.seconds,
         "size": gap.size,
         "size_at_equal_score": None if gap.sizes is None else vars(gap.sizes),
     }

@@ -16,10 +16,18 @@ from pbp_search.home import Home, StudyFolder, check_name, dated_name
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import Claims, put_back, put_in_order
 from pbp_search.search.definition import DEFINITION, FOLDER, Definition, define, same_study
-from pbp_search.search.plans import Chain, Planned, chains_of, searched, waiting_trial
+from pbp_search.search.plans import (
+    Chain,
+    Planned,
+    chains_of,
+    comparison_of,
+    planned_chains,
+    searched,
+    write_plans,
+)
 from pbp_search.search.progress import Progress, progress_of, told
 from pbp_search.search.recording import record_end, record_missing
-from pbp_search.search.rungs import COMPARISON, FAILURE, Outcome, Plan, Rung, Rungs, best_of, front_of, trials_of
+from pbp_search.search.rungs import FAILURE, Outcome, Plan, Rung, Rungs, best_of, front_of, trials_of
 from pbp_search.search.sampler import Sampler, sampler_of
 from pbp_search.search.setup import Setup
 from pbp_search.search.sizes import NetworkSizes
@@ -141,29 +149,27 @@ class Study:
         return created
 
     def plan(self, plans: Mapping[Plan, int]) -> None:
-        """Let chains of a comparison be trained by the next run for it, unless they are planned already.
+        """Let chains be those of the study's comparison from now on: a run for it trains them.
 
         Args:
-            plans: The chains, in the order in which they are to start, each with a trial of the study that has the same
-                settings. All are of one comparison, which from now on is the study's.
+            plans: Those of the first replicate, first what is to start first, each with a trial that has the same
+                settings. All are of one comparison, and no two of one arm, group and start.
         """
         storage = open_storage(self.folder.home, self._storage, create=False)
         with shared_lock(storage, self.folder.identity):
             same_study(self.name, self.folder.identity, storage)
-            trials = trials_of(self._optuna)
-            known = chains_of(trials, self._rungs)
-            for plan, like in plans.items():
-                if plan not in known:
-                    storage.create_new_trial(self._optuna._study_id, waiting_trial(plan, trials[like]))
-            for plan in list(plans)[:1]:  # all are there now
-                self._optuna.set_user_attr(COMPARISON, plan.comparison)
+            write_plans(self._optuna, plans)
+
+    def planned(self, replicates: int) -> dict[Plan, int]:
+        """The chains of the study's comparison for some replicates, each with a trial that has the same settings."""
+        return planned_chains(self._optuna, replicates, self.definition.seed)
 
     def comparison(self) -> str | None:
         """The comparison that was planned last, as a whole."""
-        return self._optuna.user_attrs.get(COMPARISON)
+        return comparison_of(self._optuna)
 
     def chains(self) -> dict[Plan, Chain]:
-        """All planned chains."""
+        """All planned chains that have begun."""
         return chains_of(self._trials(), self._rungs)
 
     def run(

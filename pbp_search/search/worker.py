@@ -23,7 +23,7 @@ from pbp_search.errors import CheckpointError, SettingsError, StorageError, Trai
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import MOST_RESTARTS, Claim, Claims, restarts_of
 from pbp_search.search.definition import renamed, same_study
-from pbp_search.search.plans import Planned, is_planned, next_planned, searched
+from pbp_search.search.plans import Planned, Plans, is_planned, searched
 from pbp_search.search.promotion import next_continuation
 from pbp_search.search.recording import record_of
 from pbp_search.search.rungs import (
@@ -41,7 +41,6 @@ from pbp_search.search.rungs import (
     Outcome,
     Rung,
     Rungs,
-    continued_by,
     front_of,
     plan_of,
     step_of,
@@ -87,6 +86,7 @@ class Worker:
         )
         self._data = setup.task.data()
         self._sizes = NetworkSizes(setup.task, self._data)
+        self._plans = Plans(self._study, self._rungs, setup.seed)
         self._history: list[EpochRecord] = []
         self._recorded: set[int] = set()
         most = {DENDRITES: setup.space.dendrites} | ({PRUNED: setup.space.prunings} if setup.space.prunings else {})
@@ -140,10 +140,12 @@ class Worker:
 
     @patient
     def _is_done(self, target: int | Planned) -> bool:
-        trials = _concerned(trials_of(self._study), target)
+        everything = trials_of(self._study)
+        trials = _concerned(everything, target)
         finished = sum(trial.state.is_finished() for trial in trials)
         if isinstance(target, Planned):
-            return finished == len(trials) and self._next_planned(trials) is None
+            more = self._plans.next_step(target, trials) or self._plans.next_new(target, everything)
+            return finished == len(trials) and more is None
         return finished >= target or (finished == len(trials) and self._stagnates(trials))
 
     def _stagnates(self, trials: Sequence[FrozenTrial]) -> bool:
@@ -167,7 +169,7 @@ class Worker:
                 concerned = _concerned(trials, target)
                 begun = sum(each.state.is_finished() or each.state == TrialState.RUNNING for each in concerned)
                 if isinstance(target, Planned):
-                    trial = self._planned(concerned)
+                    trial = self._waiting(concerned) or self._planned(target, trials)
                 elif begun >= target:
                     return None
                 else:
@@ -188,18 +190,16 @@ class Worker:
                 return trial
         return None
 
-    def _planned(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    def _planned(self, target: Planned, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """What is next of planned chains: those that have begun come first, so that what is planned first is whole."""
-        begun = [trial for trial in trials if PARENT in trial.user_attrs]
-        found = self._waiting(begun) or self._continued(self._next_planned(trials))
-        return found or self._waiting(trials)
+        if step := self._plans.next_step(target, trials):
+            return self._continued(step)
+        new = self._plans.next_new(target, trials)
+        return None if new is None else self._created(*new)
 
     def _promoted(self, trials: Sequence[FrozenTrial]) -> tuple[Rung, Step] | None:
         rungs, setup = self._rungs.of(searched(trials)), self._setup
         return next_continuation(trials, rungs, setup.space.steps, setup.task.direction, setup.size, self._next_size)
-
-    def _next_planned(self, trials: Sequence[FrozenTrial]) -> tuple[Rung, Step] | None:
-        return next_planned(self._rungs.of(trials), (trial for trial, _ in continued_by(trials)))
 
     def _continued(self, found: tuple[Rung, Step] | None) -> FrozenTrial | None:
         if found is None:

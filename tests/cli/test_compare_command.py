@@ -25,11 +25,12 @@ def test_without_dendrites_there_is_nothing_to_compare(home: Home) -> None:
     study = quick_study(home)
     study.run(Dots(), 1)
     with pytest.raises(StudyError, match="has no network with dendrites yet"):
-        plans_of(study, Dots(), Dots().data(), 2, 4)
+        plans_of(study, Dots(), Dots().data(), 4)
 
 
 def test_all_arms_are_paired_and_have_as_many_starts_as_trainings(study: Study) -> None:
-    plans = list(plans_of(study, Dots(), Dots().data(), 3, 4))
+    study.plan(plans_of(study, Dots(), Dots().data(), 4))
+    plans = list(study.planned(3))
     assert {plan.arm for plan in plans} == {"dendritic", "sham", "gradient", "random", "plain", "pruned", "linear"}
     for replicate in range(3):
         first = {plan.config.seed for plan in plans if plan.replicate == replicate and plan.start == 0}

@@ -15,19 +15,19 @@ from pbp_search.training import Data, Step, TrialConfig, is_deep, linear_network
 from tests.quick_studies import Dots, checkpoint_file, quick_config, quick_study, recorded
 
 TRIALS = 9
-WANTED = Planned("1", 10)
+WANTED = Planned("1", 1)
 
 
-def plan(*steps: Step, replicate: int = 0, **changes: object) -> Plan:
-    config = quick_config(seed=replicate, **changes)
-    return Plan(comparison="1", arm="arm", group=0, replicate=replicate, start=0, config=config, steps=steps)
+def plan(*steps: Step, group: int = 0, **changes: object) -> Plan:
+    config = quick_config(**changes)
+    return Plan(comparison="1", arm="arm", group=group, replicate=0, start=0, config=config, steps=steps)
 
 
 PLANS = [
     plan("grow", "grow", width=3),
-    plan("prune", "prune", "prune", width=40),
-    plan("grow", "prune", width=5, replicate=1),
-    plan(width=1, network="linear"),
+    plan("prune", "prune", "prune", group=1, width=40),
+    plan("grow", "prune", group=2, width=5),
+    plan(group=3, width=1, network="linear"),
 ]
 
 
@@ -43,7 +43,7 @@ def planned(study: Study) -> list[Rung]:
 
 
 def chain(study: Study, wanted: Plan) -> list[Rung]:
-    return [rung for rung in planned(study) if rung.plan == wanted]
+    return [rung for rung in planned(study) if rung.plan is not None and rung.plan.group == wanted.group]
 
 
 def run(study: Study, plans: Sequence[Plan], workers: int = 1) -> None:
@@ -58,7 +58,8 @@ def test_planned_chains_take_their_steps(study: Study, workers: int) -> None:
     for wanted in PLANS:
         rungs = chain(study, wanted)
         assert [rung.parent for rung in rungs] == [None, *(rung.trial for rung in rungs[:-1])]
-        assert {rung.milestone.config for rung in rungs} == {wanted.config}
+        seeded = wanted.config.model_copy(update={"seed": rungs[0].milestone.config.seed})
+        assert {rung.milestone.config for rung in rungs} == {seeded}
         assert rungs[0].params["width"] == wanted.config.width
         taken = [rung.milestone.requested + rung.milestone.pruned for rung in rungs]
         assert taken == list(range(len(rungs)))
@@ -102,7 +103,7 @@ def test_a_run_with_a_number_of_trials_leaves_planned_chains_waiting(study: Stud
 
 
 def test_planned_networks_are_on_the_front(study: Study) -> None:
-    run(study, [plan(width=1, network="linear", replicate=number) for number in range(3)])
+    run(study, [plan(width=1, network="linear", group=number) for number in range(3)])
     smallest = study.front().points[0].payload
     assert smallest.milestone.parameters == 6 or smallest.milestone.size("parameters") < 6
     assert study.checkpoint(planned(study)[0].trial).network(Dots())(Dots().data().test.inputs).shape[1] == 2
