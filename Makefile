@@ -11,7 +11,7 @@ BIN := .venv/bin
 
 .PHONY: install demo test quick check bench bench-peers clean
 
-OURS := core sham memory large samplers replay engine workers search
+OURS := core sham memory large samplers replay engine workers search claims
 
 install: .venv/installed
 

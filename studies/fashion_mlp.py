@@ -43,4 +43,4 @@ class FashionMLP(ClassificationTask):
 
 
 if __name__ == "__main__":
-    main(study_script(FashionMLP))
+    main(study_script(FashionMLP, max_params=30_000))

@@ -43,4 +43,4 @@ class MnistMLP(ClassificationTask):
 
 
 if __name__ == "__main__":
-    main(study_script(MnistMLP))
+    main(study_script(MnistMLP, max_params=30_000))

@@ -252,12 +252,8 @@ class _Comparing:
         sizes = [self._size(rows) for rows in self.picks.values()]
         smallest, largest = min(sizes), max(sizes) * 1.001  # which is in the box
         dendritic = [row for row in self.rows if row.arm == "dendritic"]
-        starts = 1 + max((row.start for row in self.rows if row.arm == "plain"), default=0)
-        without = [
-            [row for row in self.rows if row.arm in ("plain", "pruned") and row.start <= most] for most in range(starts)
-        ]
         epochs = self._epochs(dendritic)
-        rivals = min(without, key=lambda rows: abs(np.log(self._epochs(rows) / epochs)) if rows else np.inf)
+        rivals = self._rivals(epochs, sizes)
         within = [row.test for row in (*dendritic, *rivals) if row.size(self.kind) <= largest]
         worst, best = min(within, key=lambda score: self.sign * score), max(within, key=lambda score: self.sign * score)
         reference = worst - 0.1 * (best - worst or self.sign), float(np.log10(largest))
@@ -279,6 +275,30 @@ class _Comparing:
             return Volumes(with_dendrites, without, comparison, epochs, self._epochs(rivals))
 
         return told, (sides[0], sides[1])
+
+    def _rivals(self, epochs: float, sizes: Sequence[int]) -> list[Row]:
+        """The networks without dendrites that can be trained in as many epochs.
+
+        Those that are pruned from wide ones come first, as they have networks of all sizes; then the starts of plain
+        ones, the first of all of them and those next to the sizes before others. What takes too long is left out.
+        """
+        chains: dict[tuple[str, int, int], list[Row]] = defaultdict(list)
+        for row in self.rows:
+            if row.arm in ("plain", "pruned"):
+                chains[row.arm, row.group, row.start].append(row)
+
+        def turn(place: tuple[str, int, int]) -> tuple[int, bool, float]:
+            size = self._size(chains[place])
+            return place[2], place[0] == "plain", min(abs(np.log(size / near)) for near in sizes)
+
+        chosen: list[Row] = []
+        spent = 0.0
+        for place in sorted(chains, key=turn):
+            cost = self._epochs(chains[place])
+            if spent + cost <= epochs:
+                chosen += chains[place]
+                spent += cost
+        return chosen or min(chains.values(), key=self._epochs, default=[])
 
     def _front(self, points: Iterable[Point[Row]]) -> Front[Row]:
         return Front(points, self.results.direction)

@@ -104,7 +104,7 @@ class Volumes:
         without: The same, of plain networks and those pruned.
         comparison: Of their differences, in the family of the alternatives.
         epochs_with: What the networks with dendrites took, a replicate.
-        epochs_without: What the others took. They have as many starts each as come nearest.
+        epochs_without: What the others took: as many of them as do not take more.
     """
 
     with_dendrites: float
