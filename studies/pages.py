@@ -2,10 +2,13 @@
 
     python studies/pages.py
     python studies/pages.py --home mlruns
+    python studies/pages.py --searches mlruns
 
-The second form first takes over the results of the comparisons in a home.
+The second form first takes over the results of the comparisons in a home, the third what its searches found of the
+parameters with choices.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +20,13 @@ from pbp_search.cli.session import quiet_libraries
 from pbp_search.compare import AtSize, Findings, Results, findings
 from pbp_search.compare.figures import draw_comparison_png, size_of
 from pbp_search.compare.page import markdown_table, page_of
+from pbp_search.compare.searched import choices
 from pbp_search.compare.verdict import ALTERNATIVES
 from pbp_search.search import list_studies
 from pbp_search.training import Size
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
-BEGIN, END = "<!-- python studies/pages.py -->", "<!-- end -->"
+SEARCHES = FOLDER / "searches.json"
 
 PUBLISHED = {
     "mnist_mlp": (
@@ -58,11 +62,19 @@ PUBLISHED = {
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="First take over the results of the comparisons in this home.",
 )
-def pages(home: Path | None) -> int:
+@click.option(
+    "--searches",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="First take over what the searches in this home found of parameters with choices.",
+)
+def pages(home: Path | None, searches: Path | None) -> int:
     """Write the pages of docs/results."""
     quiet_libraries()
     if home is not None:
         _take_over(Home.at(home))
+    if searches is not None:
+        chosen = {study.name: choices(study) for study in list_studies(Home.at(searches))}
+        SEARCHES.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
     summary = []
     for folder in sorted(path.parent for path in FOLDER.glob("*/results.json")):
         results = Results.load(folder)
@@ -76,7 +88,8 @@ def pages(home: Path | None) -> int:
         (FOLDER / f"{folder.name}.md").write_text(page, encoding="utf-8")
         summary += list(_summary(folder.name, found[0]))
         click.echo(FOLDER / f"{folder.name}.md")
-    _write_between(FOLDER / "README.md", markdown_table(_HEADER, summary))
+    _write_between("comparisons", markdown_table(_HEADER, summary))
+    _write_between("searches", _searches(json.loads(SEARCHES.read_text(encoding="utf-8"))))
     return 0
 
 
@@ -89,7 +102,7 @@ def _take_over(home: Home) -> None:
             Results.load(comparison).save(folder)
 
 
-_HEADER = ("study", "parameters", "score", *(f"against {arm}" for arm in ALTERNATIVES))
+_HEADER = ("study", "parameters", "kept", "score", *(f"against {arm}" for arm in ALTERNATIVES))
 
 
 def _summary(name: str, found: Findings) -> Iterator[tuple[str, ...]]:
@@ -97,6 +110,7 @@ def _summary(name: str, found: Findings) -> Iterator[tuple[str, ...]]:
         yield (
             f"[{name}]({name}.md)" if number == 0 else "",
             size_of(one),
+            f"{one.kept}/{found.seeds}",
             f"{one.score:.4f}",
             *(_cell(one, arm) for arm in ALTERNATIVES),
         )
@@ -111,10 +125,23 @@ def _cell(one: AtSize, arm: str) -> str:
     return ""
 
 
-def _write_between(file: Path, text: str) -> None:
-    before, rest = file.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    file.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+def _searches(found: dict[str, dict[str, dict[str, tuple[int, float]]]]) -> str:
+    """A row for each value of each parameter, a column for each study."""
+    values = {(name, value): None for own in found.values() for name in own for value in own[name]}
+    rows = []
+    for name, value in sorted(values):
+        cells = [own.get(name, {}).get(value) for own in found.values()]
+        rows.append((f"`{name}`", value, *("" if cell is None else f"{cell[1]:.4f} ({cell[0]})" for cell in cells)))
+    return markdown_table(("parameter", "value", *found), rows)
+
+
+def _write_between(name: str, text: str) -> None:
+    """Into the README, at the mark of that name."""
+    file = FOLDER / "README.md"
+    begin, end = f"<!-- {name}: python studies/pages.py -->", f"<!-- {name} end -->"
+    before, rest = file.read_text(encoding="utf-8").split(begin)
+    after = rest.split(end)[1]
+    file.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -109,13 +109,14 @@ class _Comparing:
             for (arm, place), other in others.items()
             if place == group
         ]
-        generations = max(row.dendrites for row in rows)
+        generations = max(row.requested for row in rows)
+        kept = [row for row in rows if row.dendrites == generations]
         return AtSize(
             group=group,
-            size=self._size([row for row in rows if row.dendrites == generations]),
+            size=self._size(kept or rows),
             width=rows[0].width,
             dendrites=generations,
-            kept=sum(row.dendrites == generations for row in rows),
+            kept=len(kept),
             pruned=max(row.pruned for row in rows),
             score=self.sign * float(own.mean()),
             seconds=_mean_seconds(rows),

@@ -56,11 +56,11 @@ class AtSize:
 
     Attributes:
         group: The network.
-        size: Of the kind that is compared, with all its generations.
+        size: Of the kind that is compared, with all its generations, if they stayed in any replicate.
         width: Its base width.
-        dendrites: Its generations.
-        kept: In how many replicates they stayed. Where one was thrown away the network is smaller, and compared with
-            others of the size that it has.
+        dendrites: The generations that were grown.
+        kept: In how many replicates they all stayed. Where one was thrown away the network is smaller, and compared
+            with others of the size that it has.
         pruned: Its pruning steps.
         score: Its mean test score.
         seconds: What training it takes.
