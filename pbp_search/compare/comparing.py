@@ -14,6 +14,7 @@ from pbp_search.front import Front, Point
 from pbp_search.training import Size
 
 _VOLUMES = "volumes"
+_NEVER_PRUNED = ("plain", "deep")  # a gap between one that is pruned and these would be the pruning's
 
 
 def findings(results: Results, kind: Size) -> Findings:
@@ -54,7 +55,10 @@ class _Comparing:
         others: dict[tuple[str, int], _Other] = {}
         missing: dict[int, dict[str, tuple[int, int]]] = defaultdict(dict)
         for group, rows in self.picks.items():
+            pruned = any(row.pruned for row in rows)
             for arm in (*ALTERNATIVES, *CONTROLS):
+                if pruned and arm in _NEVER_PRUNED:
+                    continue
                 found = self._against(arm, group, rows)
                 if found is not None:
                     others[arm, group] = found

@@ -132,16 +132,23 @@ def _cost(results: Results, found: Findings) -> list[str]:
     ]
 
 
+def _up_to(name: str, results: Results) -> str:
+    return f"up to {results.space[{'pruned': 'prunings'}.get(name, name)]}"
+
+
 def _searched(results: Results) -> list[str]:
+    searched = {name: text for name, text in results.space.items() if text.startswith(("{", "["))}
+    shares = {name: results.importances.get(name, 0.0) for name in {**searched, **results.importances}}
     parts = [
         markdown_table(
             ("parameter", "values", "importance"),
             (
-                (f"`{name}`", text.replace("|", "\\|"), f"{results.importances.get(name, 0):.2f}")
-                for name, text in results.space.items()
+                (f"`{name}`", searched.get(name) or _up_to(name, results), f"{share:.2f}")
+                for name, share in sorted(shares.items(), key=lambda item: -item[1])
             ),
         ),
         "*Importance*: how much a parameter tells the search's networks near its front from others (PED-ANOVA).",
+        f"Fixed: {', '.join(f'`{name} = {text}`' for name, text in results.space.items() if name not in (*shares, 'prunings'))}.",
     ]
     chosen = [
         (f"`{name}`", value, str(count), f"{gap:.4f}")

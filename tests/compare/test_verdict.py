@@ -143,6 +143,16 @@ def test_a_network_whose_dendrites_were_thrown_away_is_compared_at_the_size_that
     assert plain.comparison.mean == pytest.approx(0, abs=0.01), "0.06 where it is compared at the larger size"
 
 
+def test_what_pruning_is_worth_is_not_said_of_dendrites() -> None:
+    grown = results(0.0)
+    rows = tuple(
+        row.model_copy(update={"pruned": int(row.requested > 0)}) if row.group == 0 else row for row in grown.rows
+    )
+    told = verdicts(grown.model_copy(update={"rows": rows}))
+    assert {arm for size, arm in told if size == 200} == {"pruned", "sham", "gradient", "random"}
+    assert (400, "plain") in told
+
+
 def test_volumes_are_compared_at_no_more_training() -> None:
     found = findings(results(0.0), "parameters").volumes
     assert 0 < found.epochs_without <= found.epochs_with
