@@ -139,6 +139,8 @@ def _up_to(name: str, results: Results) -> str:
 def _searched(results: Results) -> list[str]:
     searched = {name: text for name, text in results.space.items() if text.startswith(("{", "["))}
     shares = {name: results.importances.get(name, 0.0) for name in {**searched, **results.importances}}
+    told = {*shares, "prunings"}
+    fixed = [f"`{name} = {text}`" for name, text in results.space.items() if name not in told]
     parts = [
         markdown_table(
             ("parameter", "values", "importance"),
@@ -148,7 +150,7 @@ def _searched(results: Results) -> list[str]:
             ),
         ),
         "*Importance*: how much a parameter tells the search's networks near its front from others (PED-ANOVA).",
-        f"Fixed: {', '.join(f'`{name} = {text}`' for name, text in results.space.items() if name not in (*shares, 'prunings'))}.",
+        f"Fixed: {', '.join(fixed)}.",
     ]
     chosen = [
         (f"`{name}`", value, str(count), f"{gap:.4f}")

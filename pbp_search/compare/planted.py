@@ -1,5 +1,5 @@
-"""Raw results with a planted truth: the networks of a real comparison, with the spread of their scores, but with mean
-scores that depend on the size alone, and on a gap that is known. They show how often a verdict is wrong."""
+"""Raw results with a planted truth: the networks of a real comparison, with the spread of their scores, all equally
+good but for a gap that is known. They show how often a verdict is wrong."""
 
 from collections import defaultdict
 from typing import Any
@@ -12,9 +12,9 @@ from pbp_search.compare.results import Results, Row
 def planted(results: Results, random: np.random.Generator, gap: float = 0.0) -> Results:
     """Results of the same networks, with other scores.
 
-    The mean score is a line over the logarithm of the parameters, fitted to the real scores, so that reading between
-    sizes adds nothing. Each network deviates as it does in truth, test and validation apart, so that the best of
-    several starts is worth no more than another; a part of the deviations is common to all networks of a replicate.
+    The mean score is the same for all sizes: whatever arms and sizes are compared, there is no difference. Each network
+    deviates as it does in truth, test and validation apart, so that the best of several starts is worth no more than
+    another; a part of the deviations is common to all networks of a replicate.
 
     Args:
         results: Of a real comparison.
@@ -22,8 +22,7 @@ def planted(results: Results, random: np.random.Generator, gap: float = 0.0) -> 
         gap: By how much networks with dendrites are better than others of their size.
     """
     sign = 1.0 if results.direction == "maximize" else -1.0
-    logs = np.log([row.parameters for row in results.rows])
-    line = np.polynomial.Polynomial.fit(logs, [row.test for row in results.rows], 1)
+    mean = float(np.mean([row.test for row in results.rows]))
     networks: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in results.rows:
         networks[row.arm, row.group, row.start, row.requested, row.pruned].append(row)
@@ -38,9 +37,8 @@ def planted(results: Results, random: np.random.Generator, gap: float = 0.0) -> 
     of_replicate = {replicate: random.normal(0, shared) for replicate in sorted(common)}
 
     def score(row: Row) -> float:
-        true = float(line(np.log(row.parameters)))
         more = sign * gap if row.arm == "dendritic" and row.requested else 0.0
-        return true + more + float(of_replicate[row.replicate] + random.normal(0, spread[row.trial]))
+        return mean + more + float(of_replicate[row.replicate] + random.normal(0, spread[row.trial]))
 
     scored = tuple(row.model_copy(update={"validation": score(row), "test": score(row)}) for row in results.rows)
     return results.model_copy(update={"rows": scored})
