@@ -4,8 +4,8 @@
 
 For each comparison in docs/results, and for each of two kinds of size: sets of scores with the networks and the spread
 of that comparison, but the same mean score for all of them, or with a planted gap. A set is a false claim if any
-verdict at any size claims a difference, within a family. Hypervolumes are of fronts with different numbers of networks, which
-differ in truth: they are not counted, but corrected for.
+verdict at any size claims a difference, within a family. Hypervolumes are of fronts with different numbers of networks,
+which differ in truth: they are not counted, but corrected for.
 """
 
 from pathlib import Path
