@@ -16,15 +16,7 @@ from pbp_search.home import Home, StudyFolder, check_name, dated_name
 from pbp_search.search.checkpoints import Checkpoints
 from pbp_search.search.claims import Claims, put_back, put_in_order
 from pbp_search.search.definition import DEFINITION, FOLDER, Definition, define, same_study
-from pbp_search.search.plans import (
-    Chain,
-    Planned,
-    chains_of,
-    comparison_of,
-    planned_chains,
-    searched,
-    write_plans,
-)
+from pbp_search.search.plans import Chain, Planned, chains_of, comparison_of, planned_chains, searched, write_plans
 from pbp_search.search.progress import Progress, progress_of, told
 from pbp_search.search.recording import record_end, record_missing
 from pbp_search.search.rungs import FAILURE, Outcome, Plan, Rung, Rungs, best_of, front_of, trials_of
@@ -152,8 +144,7 @@ class Study:
         """Let chains be those of the study's comparison from now on: a run for it trains them.
 
         Args:
-            plans: Those of the first replicate, first what is to start first, each with a trial that has the same
-                settings. All are of one comparison, and no two of one arm, group and start.
+            plans: Those of the first replicate, each with a trial that has the same settings. All are of one comparison.
         """
         storage = open_storage(self.folder.home, self._storage, create=False)
         with shared_lock(storage, self.folder.identity):
