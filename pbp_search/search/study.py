@@ -144,7 +144,7 @@ class Study:
         """Let chains be those of the study's comparison from now on: a run for it trains them.
 
         Args:
-            plans: Those of the first replicate, each with a trial that has the same settings. All are of one comparison.
+            plans: Those of the first replicate of one comparison, each with a trial that has the same settings.
         """
         storage = open_storage(self.folder.home, self._storage, create=False)
         with shared_lock(storage, self.folder.identity):
